@@ -1,0 +1,34 @@
+# The two commands: `make demo` and `make test`. Each sets up a virtual environment in .venv first.
+# On a machine where PyPI's torch would bring CUDA, ask for the CPU build:
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check sapling clean help
+
+help:           ## list the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
+
+demo: $(STAMP)  ## refine the embedded pair seven ways, verify, measure exploration exactly
+	$(BIN)/timberkit demo --output demo
+
+test: $(STAMP)  ## run the tests
+	$(BIN)/python -m pytest -n 2 $(TEST_ARGS)
+
+check: $(STAMP) ## lint, format, types, layer contract
+	scripts/check
+
+sapling: $(STAMP) ## train the embedded pair again, into build/sapling (about half an hour)
+	$(BIN)/python -m timberkit.sapling.training --output build/sapling
+
+clean:          ## remove the virtual environment and what the demo wrote
+	rm -rf $(VENV) demo build
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+		--constraint constraints.txt --editable '.[dev]'
+	touch $@

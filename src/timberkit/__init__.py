@@ -1,0 +1,54 @@
+"""Training-free refinement of Instruct language models with their Base.
+
+    import timberkit
+
+    timberkit.refine("org/model-base", "org/model", "OUT", variants=["timber:lam=0.2"])
+    timberkit.verify("OUT").passed
+    timberkit.effective_rank([3.0, 1.0, 0.5])
+
+Files: ``plan``, ``refine``, ``verify``. In memory: ``refine_state_dicts``, ``refine_matrix``,
+``spectrum``, ``effective_rank``. Every error is a ``timberkit.errors.TimberkitError``.
+Names are loaded when first used, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from timberkit.engine.in_memory import refine_state_dicts
+    from timberkit.engine.run import RefineResult, plan, refine
+    from timberkit.engine.verify import VerifyReport, verify
+    from timberkit.spectral.rank import effective_rank
+    from timberkit.spectral.refine import refine_matrix, spectrum
+
+_HOMES = {
+    "RefineResult": "timberkit.engine.run",
+    "VerifyReport": "timberkit.engine.verify",
+    "effective_rank": "timberkit.spectral.rank",
+    "plan": "timberkit.engine.run",
+    "refine": "timberkit.engine.run",
+    "refine_matrix": "timberkit.spectral.refine",
+    "refine_state_dicts": "timberkit.engine.in_memory",
+    "spectrum": "timberkit.spectral.refine",
+    "verify": "timberkit.engine.verify",
+}
+
+__all__ = [
+    "RefineResult",
+    "VerifyReport",
+    "effective_rank",
+    "plan",
+    "refine",
+    "refine_matrix",
+    "refine_state_dicts",
+    "spectrum",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,376 @@
+"""Recipes: what a YAML file, a command line and a manifest all parse to.
+
+A recipe is everything that decides the bytes of the output: the two sources, the methods with their
+parameters, which tensors are treated, output dtype and device. How many workers share the work is
+not part of it, because it must not change a byte.
+
+    recipe = RefineRecipe(base="org/model-base", instruct="org/model", variants=["timber:lam=0.2"])
+
+Ranges, fixed once: ``lam`` and ``mu`` lie in [0, 1]; ``energy`` and ``ratio`` are fractions in
+(0, 1]. All models are frozen and refuse unknown fields. ``recipe_error`` turns pydantic's report
+into one readable message. Not here: what a method does to singular values (``spectral.filters``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from timberkit.errors import RecipeError
+
+Family: TypeAlias = Literal[
+    "attention", "ffn", "expert", "router", "embedding", "head", "all-linear", "authors"
+]
+OutputDtype: TypeAlias = Literal["float32", "float16", "bfloat16", "float64"]
+
+DEFAULT_FAMILIES: tuple[Family, ...] = ("attention", "ffn", "expert")
+LARGEST_RECIPE_BYTES = 1 << 20
+
+
+class Frozen(BaseModel):
+    """Immutable, and an unknown field is an error rather than a silent no-op."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Timber(Frozen):
+    """Keep the head of the delta, multiply its tail by ``lam`` (eq. 4 of arXiv 2509.23595)."""
+
+    method: Literal["timber"] = "timber"
+    lam: float = Field(default=0.2, ge=0.0, le=1.0)
+
+
+class TimberL(Frozen):
+    """Keep the head of the delta, drop its tail: Timber at lambda 0."""
+
+    method: Literal["timber-l"] = "timber-l"
+
+
+class TruncateRank(Frozen):
+    """Keep the first ``ceil(ratio * r)`` singular directions of the delta."""
+
+    method: Literal["truncate-rank"] = "truncate-rank"
+    ratio: float = Field(gt=0.0, le=1.0)
+
+
+class TruncateEnergy(Frozen):
+    """Keep the fewest leading directions whose squared singular values sum to ``energy``."""
+
+    method: Literal["truncate-energy"] = "truncate-energy"
+    energy: float = Field(gt=0.0, le=1.0)
+
+
+class Merge(Frozen):
+    """Plain interpolation, ``mu * instruct + (1 - mu) * base``; needs no decomposition."""
+
+    method: Literal["merge"] = "merge"
+    mu: float = Field(ge=0.0, le=1.0)
+
+
+AnyVariant: TypeAlias = Timber | TimberL | TruncateRank | TruncateEnergy | Merge
+METHODS: dict[str, type[AnyVariant]] = {
+    variant.model_fields["method"].default: variant for variant in get_args(AnyVariant)
+}
+
+
+_PARAMETERS = ("method", "lam", "mu", "ratio", "energy")
+
+
+def parse_variant(text: str) -> AnyVariant:
+    """Parse ``method`` or ``method:name=value,name=value``.
+
+    Raises RecipeError for an unknown method, a malformed parameter or a value out of range.
+
+    >>> parse_variant("timber:lam=0.5")
+    Timber(method='timber', lam=0.5)
+    >>> parse_variant("timber-l")
+    TimberL(method='timber-l')
+    """
+    method, _, tail = text.partition(":")
+    if method not in METHODS:
+        raise RecipeError(
+            f"variant {text!r}: unknown method {method!r}; expected one of {', '.join(METHODS)}"
+        )
+    parameters: dict[str, str] = {}
+    for part in filter(None, tail.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals or not name or not value or name in parameters:
+            raise RecipeError(
+                f"variant {text!r}: cannot read {part!r}; write each parameter once, as name=value,"
+                " for example timber:lam=0.2"
+            )
+        parameters[name] = value
+    try:
+        return METHODS[method].model_validate(parameters)
+    except ValidationError as error:
+        raise recipe_error(error, where=f"variant {text!r}") from None
+
+
+def variant_name(variant: AnyVariant) -> str:
+    """Folder name of a variant, the same every time for the same parameters.
+
+    >>> variant_name(Timber(lam=0.2)), variant_name(TimberL())
+    ('timber_lam0.2', 'timber-l')
+    """
+    parameters = variant.model_dump(exclude={"method"})
+    shown = (f"_{name}{repr(value).removesuffix('.0')}" for name, value in parameters.items())
+    return variant.method + "".join(shown)
+
+
+def _read_variant(value: object) -> object:
+    return parse_variant(value) if isinstance(value, str) else value
+
+
+Variant: TypeAlias = Annotated[
+    Annotated[AnyVariant, Field(discriminator="method")], BeforeValidator(_read_variant)
+]
+
+
+class Source(Frozen):
+    """A local folder, or a hub id with an optional pinned revision."""
+
+    location: str = Field(min_length=1)
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """Read ``FOLDER`` or ``org/name`` or ``org/name@revision``.
+
+        A path that exists is always a folder, also when its name holds an ``@``.
+
+        >>> Source.parse("org/model@main")
+        Source(location='org/model', revision='main')
+        """
+        if text and os.path.isdir(os.path.expanduser(text)):
+            return cls(location=text)
+        location, _, revision = text.partition("@")
+        return cls(location=location, revision=revision or None)
+
+    def __str__(self) -> str:
+        return self.location if self.revision is None else f"{self.location}@{self.revision}"
+
+
+def _read_source(value: object) -> object:
+    return Source.parse(value) if isinstance(value, str) else value
+
+
+SourceField: TypeAlias = Annotated[Source, BeforeValidator(_read_source)]
+
+
+def parse_layers(text: str) -> tuple[tuple[int, int], ...]:
+    """Parse ``4-20,25`` into inclusive ranges.
+
+    Raises RecipeError for anything else, a range that runs backwards included.
+
+    >>> parse_layers("4-20,25")
+    ((4, 20), (25, 25))
+    """
+    ranges = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part, re.ASCII)
+        if match is None:
+            raise RecipeError(f"layers {text!r}: cannot read {part!r}; write for example 4-20,25")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise RecipeError(f"layers {text!r}: {part.strip()} runs backwards")
+        ranges.append((first, last))
+    return tuple(ranges)
+
+
+class Selection(Frozen):
+    """Which tensors are refined; everything else is copied from Instruct.
+
+    ``layers`` such as ``4-20,25`` (inclusive, from 0) leaves tensors outside any layer alone.
+    ``include`` and ``exclude`` are shell patterns (``*.q_proj.weight``) on tensor names: with
+    ``include`` a tensor must match one of them as well, ``exclude`` has the last word.
+    """
+
+    families: tuple[Family, ...] = DEFAULT_FAMILIES
+    layers: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @field_validator("families")
+    @classmethod
+    def _some_family(cls, families: tuple[Family, ...]) -> tuple[Family, ...]:
+        if not families:
+            raise ValueError("name at least one family")
+        if "authors" in families and len(families) > 1:
+            raise ValueError("'authors' takes every tensor of two or more dimensions; use it alone")
+        return tuple(dict.fromkeys(families))
+
+    @field_validator("layers")
+    @classmethod
+    def _readable_layers(cls, layers: str | None) -> str | None:
+        if layers is not None:
+            try:
+                parse_layers(layers)
+            except RecipeError as error:
+                raise ValueError(str(error)) from None
+        return layers
+
+    def has_layer(self, layer: int | None) -> bool:
+        """Whether tensors of this layer are selected (``None``: outside any layer)."""
+        if self.layers is None:
+            return True
+        return layer is not None and any(
+            first <= layer <= last for first, last in parse_layers(self.layers)
+        )
+
+
+def build_selection(
+    families: Iterable[str] = DEFAULT_FAMILIES,
+    layers: str | None = None,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+) -> Selection:
+    """Validate the four options of a selection; RecipeError lists every wrong one."""
+    fields = {
+        "families": tuple(families),
+        "layers": layers,
+        "include": tuple(include),
+        "exclude": tuple(exclude),
+    }
+    try:
+        return Selection.model_validate(fields)
+    except ValidationError as error:
+        raise recipe_error(error, where="selection") from None
+
+
+class RefineRecipe(Frozen):
+    """Everything that decides the bytes of a refinement."""
+
+    base: SourceField
+    instruct: SourceField
+    variants: tuple[Variant, ...] = (Timber(),)
+    selection: Selection = Selection()
+    dtype: OutputDtype | None = None
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+
+    @model_validator(mode="after")
+    def _distinct_variants(self) -> RefineRecipe:
+        if not self.variants:
+            raise ValueError("variants: name at least one")
+        names = [variant_name(variant) for variant in self.variants]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"variants: {', '.join(twice)} given more than once")
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 over the canonical JSON of the recipe: equal recipes, equal digests."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def build_recipe(fields: Mapping[str, Any], *, where: str = "recipe") -> RefineRecipe:
+    """Validate fields into a recipe; RecipeError lists every wrong field, naming ``where``.
+
+    Besides the recipe's own fields, the flat ones of the command line are understood: ``method``
+    with its parameters for a single variant, and the fields of ``selection``.
+
+    >>> recipe = build_recipe({"base": "a/b", "instruct": "a/c", "method": "merge", "mu": 0.8})
+    >>> recipe.variants
+    (Merge(method='merge', mu=0.8),)
+    """
+    try:
+        return RefineRecipe.model_validate(_nested(dict(fields), where))
+    except ValidationError as error:
+        raise recipe_error(error, where=where) from None
+
+
+def _nested(fields: dict[str, Any], where: str) -> dict[str, Any]:
+    """Flat fields moved to where the recipe has them."""
+    selection = {name: fields.pop(name) for name in Selection.model_fields if name in fields}
+    parameters = {name: fields.pop(name) for name in _PARAMETERS if name in fields}
+    for flat, field in ((selection, "selection"), (parameters, "variants")):
+        if flat and fields.get(field) is not None:
+            raise RecipeError(
+                f"{where}: {', '.join(flat)} given beside {field}, expected one of the two"
+            )
+    if selection:
+        fields["selection"] = selection
+    if parameters:
+        fields["variants"] = [{"method": "timber", **parameters}]
+    return fields
+
+
+def read_recipe_fields(path: Path) -> dict[str, Any]:
+    """Read the recipe fields of a YAML file or of a ``timberkit.json`` manifest.
+
+    The manifest's fields stand under ``recipe``. Safe YAML only: no tags and no aliases, which
+    keeps a small file from growing into gigabytes. Raises RecipeError for an unreadable file, one
+    over 1 MiB that is no manifest, or content that is not a mapping. Values are validated later,
+    by ``build_recipe``.
+    """
+    try:
+        if path.suffix == ".json":
+            fields = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            if path.stat().st_size > LARGEST_RECIPE_BYTES:
+                raise RecipeError(f"{path}: over 1 MiB; that is no recipe")
+            fields = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: cannot be read as a recipe: {error}") from None
+    except RecursionError:
+        raise RecipeError(f"{path}: nested too deeply for a recipe") from None
+    if isinstance(fields, dict) and "schema_version" in fields:
+        fields = fields.get("recipe")
+    if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
+        raise RecipeError(
+            f"{path}: found {type(fields).__name__}, expected fields such as 'base: …' and"
+            " 'variants: [timber]'"
+        )
+    return fields
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML without aliases: a 1 KB file of nested aliases expands to gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not allowed in a recipe", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+
+def recipe_error(error: ValidationError, *, where: str) -> RecipeError:
+    """One line per wrong field: where it stands, what was found, what was expected."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        place = ".".join(str(step) for step in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        found = problem["input"]
+        shown = f" (found {found!r})" if isinstance(found, str | int | float) else ""
+        lines.append(f"{where}{': ' if place else ''}{place}: {message}{shown}")
+    return RecipeError("\n".join(lines))
+
+
+_VARIANTS = TypeAdapter(tuple[Variant, ...])
+
+
+def parse_variants(variants: Iterable[str | AnyVariant]) -> tuple[AnyVariant, ...]:
+    """Parse variants given as text or as objects, for callers in Python."""
+    try:
+        return _VARIANTS.validate_python(tuple(variants))
+    except ValidationError as error:
+        raise recipe_error(error, where="variants") from None

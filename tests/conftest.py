@@ -1,0 +1,60 @@
+"""Matrices and checkpoints that several test folders share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+
+def planted_pair(
+    rows: int,
+    columns: int,
+    singular_values: np.ndarray | list[float],
+    *,
+    seed: int,
+    weight: float = 0.02,
+    dtype: torch.dtype = torch.bfloat16,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A (base, instruct) pair whose delta has these singular values, up to rounding."""
+    rng = np.random.default_rng(seed)
+    values = np.asarray(singular_values, dtype=np.float64)
+    left = np.linalg.qr(rng.standard_normal((rows, values.size)))[0]
+    right = np.linalg.qr(rng.standard_normal((columns, values.size)))[0]
+    base = torch.from_numpy(rng.standard_normal((rows, columns)) * weight).to(dtype)
+    instruct = base.double() + torch.from_numpy((left * values) @ right.T)
+    return base, instruct.to(dtype)
+
+
+def noise_pair(
+    rows: int,
+    columns: int,
+    *,
+    seed: int,
+    spikes: float = 0.0,
+    weight: float = 0.02,
+    size: float = 0.03,
+    dtype: torch.dtype = torch.bfloat16,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Delta of Gaussian noise with a few leading directions ``spikes`` times the bulk's edge."""
+    rng = np.random.default_rng(seed)
+    base = torch.from_numpy(rng.standard_normal((rows, columns)) * weight).to(dtype)
+    delta = rng.standard_normal((rows, columns)) * weight * size
+    if spikes:
+        edge = weight * size * (np.sqrt(rows) + np.sqrt(columns))
+        count = min(4, rows, columns)
+        left = np.linalg.qr(rng.standard_normal((rows, count)))[0]
+        right = np.linalg.qr(rng.standard_normal((columns, count)))[0]
+        delta += (left * (spikes * edge * np.array([1.0, 0.6, 0.3, 0.1])[:count])) @ right.T
+    return base, (base.double() + torch.from_numpy(delta)).to(dtype)
+
+
+@pytest.fixture
+def pairs() -> type:
+    """The two makers above as one fixture, importable nowhere else under importlib mode."""
+
+    class Pairs:
+        planted = staticmethod(planted_pair)
+        noise = staticmethod(noise_pair)
+
+    return Pairs
