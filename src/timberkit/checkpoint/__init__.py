@@ -1,0 +1,1 @@
+"""Files, and nothing but files: finding, validating, reading and writing checkpoints."""

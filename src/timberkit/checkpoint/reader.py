@@ -1,0 +1,193 @@
+"""Bytes and tensors of a validated checkpoint, one at a time.
+
+Reads are plain positioned reads into memory of their own, never a memory map: a file that is cut
+short under a map kills the process (SIGBUS), where a short read is an error that can be named.
+
+    checkpoint = open_checkpoint(folder)
+    weight = read_tensor(checkpoint, "model.layers.0.self_attn.q_proj.weight")
+
+``fingerprint`` and ``check_unchanged`` tell whether a source is still the one a run began with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from timberkit.checkpoint.layout import DTYPE_BITS, Checkpoint, Shard, TensorEntry
+from timberkit.errors import CheckpointError
+
+TORCH_NAMES: Mapping[str, str] = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16",
+    "U32": "uint32", "I32": "int32", "U64": "uint64", "I64": "int64",
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}  # fmt: skip
+"""Name in torch of each dtype of the format; older torch versions lack some."""
+
+
+def read_range(path: Path, start: int, size: int) -> bytearray:
+    """Read exactly ``size`` bytes from byte ``start`` of a file, both >= 0.
+
+    Returns fresh memory of that size. Raises CheckpointError when the file cannot be read, or ends
+    earlier; memory is taken only after the file's size has been compared.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    try:
+        if start + size > os.fstat(descriptor).st_size:
+            raise _shorter(path, start + size)
+        content = bytearray(size)
+        # The view must be released before the bytearray leaves: a pinned one cannot be resized.
+        with memoryview(content) as view:
+            done = 0
+            while done < size:
+                count = os.preadv(descriptor, [view[done:]], start + done)
+                if count == 0:
+                    raise _shorter(path, start + size)
+                done += count
+        return content
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    finally:
+        os.close(descriptor)
+
+
+def _shorter(path: Path, expected_bytes: int) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: the file became shorter: it ends before byte {expected_bytes}, which was there"
+        " when it was opened; something rewrote or truncated it; restore it and start again"
+    )
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: cannot be read: {error.strerror} (errno {error.errno}); check its permissions"
+        " and the disk"
+    )
+
+
+def torch_dtype(dtype: str) -> torch.dtype:
+    """The torch dtype of a dtype of the format.
+
+    Raises CheckpointError for packed dtypes (F4, F6) and those the installed torch does not know.
+
+    >>> torch_dtype("BF16")
+    torch.bfloat16
+    """
+    found = getattr(torch, TORCH_NAMES.get(dtype, ""), None)
+    if not isinstance(found, torch.dtype):
+        raise CheckpointError(
+            f"dtype {dtype}: torch {torch.__version__} has no such dtype; the weights are packed"
+            " or need a newer torch; use an unquantised checkpoint (BF16, F16 or F32)"
+        )
+    return found
+
+
+def read_bytes(checkpoint: Checkpoint, name: str) -> bytearray:
+    """The raw bytes of one tensor, row-major and little-endian, as they stand in the file.
+
+    Raises CheckpointError when the file cannot be read, KeyError for a name that is not there.
+    """
+    entry = checkpoint.tensors[name]
+    return read_range(checkpoint.shard(entry.shard).path, entry.start_byte, entry.size_bytes)
+
+
+def read_tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    """One tensor on the CPU in its storage dtype and shape, writable, in memory of its own.
+
+    Raises CheckpointError when the file cannot be read or torch has no such dtype, KeyError for a
+    name that is not there. Cost: ``size_bytes`` of the tensor, once.
+    """
+    entry = checkpoint.tensors[name]
+    dtype = torch_dtype(entry.dtype)
+    return _as_tensor(read_bytes(checkpoint, name), dtype, entry.shape)
+
+
+def read_slice(checkpoint: Checkpoint, name: str, index: int) -> torch.Tensor:
+    """``tensor[index]`` of a tensor of two or more dimensions, reading only those bytes.
+
+    ``index`` lies in ``[0, shape[0])``: one expert of a fused ``(E, a, b)`` tensor, one row of a
+    matrix. Returns shape ``shape[1:]``, otherwise as ``read_tensor``. Raises IndexError for an
+    index outside, ValueError for a tensor of fewer dimensions or with less than a byte an element.
+    """
+    entry = checkpoint.tensors[name]
+    if len(entry.shape) < 2 or DTYPE_BITS[entry.dtype] % 8:
+        raise ValueError(f"tensor {name!r}: {entry.dtype} {entry.shape} has no slices to read")
+    if not 0 <= index < entry.shape[0]:
+        raise IndexError(f"tensor {name!r}: no slice {index} in {entry.shape}")
+    dtype = torch_dtype(entry.dtype)
+    size = entry.size_bytes // entry.shape[0]
+    path = checkpoint.shard(entry.shard).path
+    return _as_tensor(read_range(path, _slice_start(entry, index), size), dtype, entry.shape[1:])
+
+
+def _slice_start(entry: TensorEntry, index: int) -> int:
+    return entry.start_byte + index * (entry.size_bytes // entry.shape[0])
+
+
+def _as_tensor(content: bytearray, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    if not content:  # frombuffer refuses an empty buffer
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(content, dtype=dtype).reshape(shape)
+
+
+def fingerprint(checkpoint: Checkpoint) -> dict[str, dict[str, int | str]]:
+    """What each shard file looks like now: shard name to size, time of change and header hash.
+
+    JSON-able: ``{"size_bytes": int, "mtime_ns": int, "header_sha256": str}`` a shard. The bytes of
+    the tensors are not read, so a change that keeps size, time and header goes unnoticed. Raises
+    CheckpointError when a file is no longer the one that was opened.
+    """
+    return {shard.name: _shard_fingerprint(shard) for shard in checkpoint.shards}
+
+
+def _shard_fingerprint(shard: Shard) -> dict[str, int | str]:
+    try:
+        status = shard.path.stat()
+    except OSError as error:
+        raise _unreadable(shard.path, error) from None
+    if status.st_size != shard.size_bytes:
+        raise _changed(shard.path, "size_bytes", status.st_size, shard.size_bytes)
+    header_sha256 = hashlib.sha256(read_range(shard.path, 0, shard.header_bytes)).hexdigest()
+    if header_sha256 != shard.header_sha256:
+        raise _changed(shard.path, "header_sha256", header_sha256, shard.header_sha256)
+    return {
+        "size_bytes": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "header_sha256": header_sha256,
+    }
+
+
+def check_unchanged(checkpoint: Checkpoint, expected: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise CheckpointError unless every shard still looks as ``fingerprint`` recorded it.
+
+    ``expected`` may come back from a JSON file. Cost: one read of each header.
+    """
+    found = fingerprint(checkpoint)
+    if set(found) != set(expected):
+        shards = ", ".join(sorted(set(found) ^ set(expected))[:5])
+        raise CheckpointError(
+            f"{checkpoint.folder}: the source was changed while it was in use: shards were added"
+            f" or removed ({shards}); start again with an empty output folder"
+        )
+    for shard in checkpoint.shards:
+        for field, value in found[shard.name].items():
+            if expected[shard.name].get(field) != value:
+                raise _changed(shard.path, field, value, expected[shard.name].get(field))
+
+
+def _changed(path: Path, field: str, found: object, expected: object) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: the source was changed while it was in use: {field} is {found}, expected"
+        f" {expected}; tensors read before and after would not belong together; restore the file"
+        " or start again with an empty output folder"
+    )
