@@ -1,0 +1,193 @@
+"""The README.md of an output: where it comes from, for people and for the hub.
+
+Everything here may be hostile: names, revisions and the licence come from other people's files. In
+the front matter stand only values that match a narrow pattern, written by a YAML library; in the
+text every mark that Markdown or HTML would act on is escaped.
+
+The relation to the sources is stated as ``merge``. The hub knows adapter, finetune, merge and
+quantized; nothing was trained here, and the weights are a function of two models. It would guess
+``merge`` from two entries by itself, but ``finetune`` from one, when the other source is a local
+folder.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+
+from timberkit.checkpoint.writer import write_file
+
+CARD_NAME = "README.md"
+PAPER = "2509.23595"
+
+_LARGEST_FRONT_MATTER_CHARACTERS = 64 << 10
+_LONGEST_TEXT = 200
+_FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+_LICENCE_PATTERNS = {
+    "license": re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}"),
+    "license_name": re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+_-]{0,95}"),
+    "license_link": re.compile(r"[A-Za-z0-9][\w.:/%#?=&~+-]{0,299}", re.ASCII),
+}
+_MARKS = re.compile(r"([\\`*_\[\]<>|#&~!$])")
+
+
+@dataclass(frozen=True, slots=True)
+class CardSource:
+    """One source as the card names it: a hub id, or a local folder of which only the name shows."""
+
+    name: str
+    is_hub: bool
+    revision: str | None = None
+
+
+def read_licence(folder: Path) -> dict[str, str]:
+    """The licence fields of the front matter of ``folder/README.md``, as strings.
+
+    Keys ``license``, ``license_name``, ``license_link``, each only where it is present and looks
+    like one; empty when the file is missing, broken, or anything but a model card. Never raises
+    for content. Reads 64 Ki characters at most.
+    """
+    path = folder / CARD_NAME
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(encoding="utf-8") as file:
+            match = _FRONT_MATTER.match(file.read(_LARGEST_FRONT_MATTER_CHARACTERS))
+        # The base loader makes strings, lists and mappings only: no tag in the file has an effect.
+        fields = yaml.load(match[1], Loader=yaml.BaseLoader) if match else None  # noqa: S506
+    except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError):
+        # PyYAML lets a ValueError or OverflowError out for escapes beyond Unicode.
+        return {}
+    if not isinstance(fields, dict):
+        return {}
+    found = {}
+    for key, pattern in _LICENCE_PATTERNS.items():
+        value = fields.get(key)
+        if isinstance(value, str) and pattern.fullmatch(value):
+            found[key] = value
+    return found if "license" in found else {}
+
+
+def write_model_card(
+    target: Path,
+    *,
+    base: CardSource,
+    instruct: CardSource,
+    method: str,
+    parameters: Mapping[str, object],
+    families: Sequence[str],
+    tool_version: str,
+    command: Sequence[str],
+    licence: Mapping[str, str],
+) -> None:
+    """Write ``target/README.md``; not synced.
+
+    ``command`` is the argument vector that makes the output again, ``licence`` what
+    ``read_licence`` found with Instruct. ``base_model`` names hub ids only: a local folder's name
+    would point at a stranger's repository. Raises InterruptedRunError when the disk is full.
+    """
+    front_matter = yaml.safe_dump(
+        _metadata(base, instruct, method, licence), sort_keys=False, allow_unicode=True
+    )
+    body = _body(base, instruct, method, parameters, families, tool_version, command)
+    write_file(target / CARD_NAME, f"---\n{front_matter}---\n\n{body}".encode())
+
+
+def escape_markdown(text: str) -> str:
+    """One line of text that Markdown and HTML show as it is, at most 200 characters of it.
+
+    >>> escape_markdown("a|b <script>")
+    'a\\\\|b \\\\<script\\\\>'
+    """
+    line = "".join(sign if sign.isprintable() else " " for sign in text[:_LONGEST_TEXT])
+    return _MARKS.sub(r"\\\1", line)
+
+
+def _metadata(
+    base: CardSource, instruct: CardSource, method: str, licence: Mapping[str, str]
+) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for key, pattern in _LICENCE_PATTERNS.items():
+        if key in licence and pattern.fullmatch(licence[key]):
+            metadata[key] = licence[key]
+    hub_ids = [
+        source.name
+        for source in (instruct, base)
+        if source.is_hub and _HUB_ID.fullmatch(source.name)
+    ]
+    if hub_ids:
+        metadata["base_model"] = list(dict.fromkeys(hub_ids))
+        metadata["base_model_relation"] = "merge"
+    metadata["library_name"] = "transformers"
+    metadata["tags"] = ["timberkit", "timber" if method.startswith("timber") else method]
+    return metadata
+
+
+def _body(
+    base: CardSource,
+    instruct: CardSource,
+    method: str,
+    parameters: Mapping[str, object],
+    families: Sequence[str],
+    tool_version: str,
+    command: Sequence[str],
+) -> str:
+    settings = ", ".join(f"{name} = {value}" for name, value in parameters.items()) or "none"
+    rows = {
+        "Instruct": _shown(instruct),
+        "Instruct revision": escape_markdown(instruct.revision or "not pinned"),
+        "Base": _shown(base),
+        "Base revision": escape_markdown(base.revision or "not pinned"),
+        "Method": escape_markdown(method),
+        "Parameters": escape_markdown(settings),
+        "Refined tensors": escape_markdown(", ".join(families)),
+        "Made with": escape_markdown(f"timberkit {tool_version}"),
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    shell = "".join(
+        sign if sign.isprintable() or sign == "\n" else "\N{REPLACEMENT CHARACTER}"
+        for sign in shlex.join(command)
+    )
+    fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", shell)), default=0))
+    return f"""\
+# {_shown(instruct)}, refined with {escape_markdown(method)}
+
+An Instruct model edited with the help of its Base, without training. For each refined weight the
+difference `W_instruct - W_base` was taken apart into its singular directions, and these were
+rescaled as the method says; all other tensors are those of Instruct, bit for bit unless another
+dtype was asked for. Tokenizer, template and configuration are those of Instruct.
+
+Evaluation results on the cards of the sources do not hold for this model: measure it yourself.
+
+## How it was made
+
+| | |
+|---|---|
+{table}
+
+`timberkit.json` lists every tensor with what was done to it, and a checksum of every file.
+
+## Reproduce
+
+{fence}bash
+{shell}
+{fence}
+
+## Citation
+
+The method is Timber, [arXiv {PAPER}](https://arxiv.org/abs/{PAPER}). The licences of both sources
+apply; read them before you pass this model on.
+"""
+
+
+def _shown(source: CardSource) -> str:
+    # The path of a local folder tells strangers about the machine; its name is enough.
+    name = source.name if source.is_hub else PurePath(source.name).name
+    return escape_markdown(name) + ("" if source.is_hub else " (local folder)")
