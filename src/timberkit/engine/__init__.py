@@ -1,0 +1,1 @@
+"""Weights through the house: planning, working through tasks, verifying."""

@@ -1,0 +1,170 @@
+"""Who runs the tasks: this process, or a pool of processes with one BLAS thread each.
+
+One protocol, ``Executor.run``: tasks in, outcomes out in the order they finish. The bytes written
+never depend on the choice, because every task is computed with one thread by whoever takes it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Protocol, Self
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from timberkit.engine.job import JobContext, Outcome, perform
+from timberkit.engine.tasks import Task
+from timberkit.errors import InterruptedRunError
+
+TASKS_AHEAD = 2
+"""Tasks queued for each worker, so that none waits for this process; bounds what is in flight."""
+
+
+class Executor(Protocol):
+    """Runs tasks of one context; a context manager that ends whatever it started."""
+
+    def run(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
+        """Yield an outcome for each task as it finishes; the first error ends it."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def executor_for(context: JobContext, workers: int) -> Executor:
+    """Serial for one worker (or a device other than the CPU), a pool of processes for more."""
+    if workers > 1 and context.device == "cpu":
+        return ProcessPool(context, workers)
+    return Serial(context)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Arithmetic in this process with one thread inside the block, as in every worker."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Serial:
+    """All tasks in this process, one after the other."""
+
+    def __init__(self, context: JobContext) -> None:
+        self._context = context
+
+    def run(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
+        """See ``Executor``."""
+        with one_thread():
+            for task in tasks:
+                yield perform(self._context, task)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+class ProcessPool:
+    """Tasks in ``workers`` fresh processes; killed, not asked, when the caller stops early.
+
+    LAPACK cannot be interrupted, so on Ctrl-C or an error the workers are killed: all they could
+    lose is work that no journal counts as done. On Linux they also die with this process.
+    """
+
+    def __init__(self, context: JobContext, workers: int) -> None:
+        if workers < 1:
+            raise ValueError(f"workers: found {workers}, expected at least 1")
+        self._most = workers * TASKS_AHEAD
+        self._others = set(multiprocessing.active_children())
+        self._pool = ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(context, os.getpid()),
+        )
+
+    def run(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
+        """See ``Executor``. Raises InterruptedRunError when a worker dies."""
+        try:
+            yield from self._in_flight(self._pool, tasks, self._most)
+        except BrokenProcessPool:
+            raise InterruptedRunError(
+                "a worker died without a word, most often killed by the system for want of memory;"
+                " the same command continues the run, with --workers 1 in less memory"
+            ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is not None:
+            for child in set(multiprocessing.active_children()) - self._others:
+                child.kill()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @staticmethod
+    def _in_flight(
+        pool: ProcessPoolExecutor, tasks: Sequence[Task], most: int
+    ) -> Generator[Outcome, None, None]:
+        waiting = iter(tasks)
+        running: set[Future[Outcome]] = set()
+        for task in waiting:
+            running.add(pool.submit(_perform_in_worker, task))
+            if len(running) >= most:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+
+
+_worker_context: JobContext | None = None
+
+
+def _start_worker(context: JobContext, parent: int) -> None:
+    global _worker_context
+    # Ctrl-C reaches the whole foreground group; what it means is for the parent to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with(parent)
+    torch.set_num_threads(1)
+    threadpool_limits(limits=1)
+    _worker_context = context
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies, however it dies (Linux)."""
+    if sys.platform != "linux":
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
+
+
+def _perform_in_worker(task: Task) -> Outcome:
+    if _worker_context is None:
+        raise RuntimeError("worker without a context")
+    return perform(_worker_context, task)

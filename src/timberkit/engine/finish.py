@@ -1,0 +1,153 @@
+"""What stands beside the weights of an output: configs, tokenizer, card, manifest with hashes."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from timberkit import records
+from timberkit.checkpoint.layout import Checkpoint
+from timberkit.checkpoint.manifest import list_output_files, read_manifest, write_manifest
+from timberkit.checkpoint.model_card import CardSource, read_licence, write_model_card
+from timberkit.checkpoint.reader import fingerprint
+from timberkit.checkpoint.sidecars import copy_sidecars
+from timberkit.checkpoint.source import ResolvedSource, public_name
+from timberkit.config import AnyVariant, variant_name
+from timberkit.engine.execute import Executor
+from timberkit.engine.plan import SAFETENSORS_DTYPE, RefinementPlan
+from timberkit.engine.sources import OpenPair, described
+from timberkit.engine.tasks import HashTask
+from timberkit.errors import CheckpointError
+
+TOOL_VERSION = version("timberkit")
+
+
+def finish_outputs(
+    folders: Mapping[str, Path],
+    pair: OpenPair,
+    plan: RefinementPlan,
+    found: Mapping[str, records.TensorRecord],
+    *,
+    executor: Executor,
+    workers: int,
+    seconds: float,
+) -> None:
+    """Complete every variant's folder: the weights are there already.
+
+    Copies the small files of Instruct, writes the card, hashes everything, writes the manifest
+    last. A second call after a kill does all of it again.
+    """
+    dtype = None if pair.recipe.dtype is None else SAFETENSORS_DTYPE[pair.recipe.dtype]
+    skipped = {}
+    for variant in pair.recipe.variants:
+        folder = folders[variant_name(variant)]
+        copied = copy_sidecars(pair.instruct, folder, dtype=dtype, base_folder=pair.base.folder)
+        skipped = dict(copied.skipped)
+        _write_card(folder, pair, variant)
+    ordered = sorted(found.values(), key=lambda record: (record.name, record.index or 0))
+    hashes = _hash_outputs(folders, executor)
+    for variant in pair.recipe.variants:
+        name = variant_name(variant)
+        write_manifest(
+            folders[name],
+            {
+                "tool": {"name": "timberkit", "version": TOOL_VERSION},
+                "recipe": pair.recipe.model_dump(mode="json"),
+                "variant": variant.model_dump(mode="json"),
+                "sources": {
+                    "base": _source_facts(pair.base_source, pair.base),
+                    "instruct": _source_facts(pair.instruct_source, pair.instruct),
+                },
+                "refined": [records.to_json(_of_variant(record, name)) for record in ordered],
+                "copied": {
+                    tensor.name: tensor.reason for tensor in plan.tensors if tensor.action == "copy"
+                },
+                "base_only": list(plan.base_only),
+                "files_left_out": skipped,
+                "files": hashes[name],
+                "run": {"seconds": round(seconds, 3), "workers": workers, **_libraries()},
+            },
+        )
+
+
+def read_records(folders: Sequence[Path]) -> tuple[records.TensorRecord, ...]:
+    """The records that the manifests of a run's folders hold, all variants joined.
+
+    Raises CheckpointError for a manifest that is missing, or whose records do not fit.
+    """
+    joined: dict[tuple[str, int | None], records.TensorRecord] = {}
+    for folder in folders:
+        listed = read_manifest(folder).get("refined")
+        if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+            raise CheckpointError(f"{folder}: timberkit.json: 'refined' is no list of records")
+        for record in map(records.from_json, listed):
+            key = (record.name, record.index)
+            if key in joined:
+                changes = joined[key].matrix.changes + record.matrix.changes
+                record = replace(record, matrix=replace(record.matrix, changes=changes))
+            joined[key] = record
+    return tuple(joined.values())
+
+
+def _of_variant(record: records.TensorRecord, variant: str) -> records.TensorRecord:
+    changes = tuple(change for change in record.matrix.changes if change.variant == variant)
+    return replace(record, matrix=replace(record.matrix, changes=changes))
+
+
+def _source_facts(resolved: ResolvedSource, checkpoint: Checkpoint) -> dict[str, Any]:
+    shards = {
+        name: {"size_bytes": facts["size_bytes"], "header_sha256": facts["header_sha256"]}
+        for name, facts in fingerprint(checkpoint).items()
+    }
+    return {**described(resolved), "shards": shards}
+
+
+def _write_card(folder: Path, pair: OpenPair, variant: AnyVariant) -> None:
+    base, instruct = (
+        CardSource(public_name(source), source.is_hub, source.revision)
+        for source in (pair.base_source, pair.instruct_source)
+    )
+    named = [
+        f"{source.name}@{source.revision}" if source.is_hub else placeholder
+        for source, placeholder in ((base, "BASE"), (instruct, "INSTRUCT"))
+    ]
+    write_model_card(
+        folder,
+        base=base,
+        instruct=instruct,
+        method=variant.method,
+        parameters=variant.model_dump(exclude={"method"}),
+        families=pair.recipe.selection.families,
+        tool_version=TOOL_VERSION,
+        # The manifest holds every option, and any further variants of the same pass.
+        command=["timberkit", "refine", *named, "--config", "timberkit.json", "-o", "OUT"],
+        licence=read_licence(pair.instruct.folder),
+    )
+
+
+def _hash_outputs(folders: Mapping[str, Path], executor: Executor) -> dict[str, dict[str, str]]:
+    tasks = [
+        HashTask(str(folder / name), (folder / name).stat().st_size)
+        for folder in folders.values()
+        for name in list_output_files(folder)
+    ]
+    tasks.sort(key=lambda task: -task.size_bytes)
+    with closing(executor.run(tasks)) as outcomes:
+        found = {outcome.key: outcome.sha256 or "" for outcome in outcomes}
+    return {
+        variant: {
+            name: found[HashTask(str(folder / name), 0).key] for name in list_output_files(folder)
+        }
+        for variant, folder in folders.items()
+    }
+
+
+def _libraries() -> dict[str, str]:
+    """Versions that decide the last bit of a result."""
+    names = ("torch", "numpy", "scipy", "safetensors")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -1,0 +1,120 @@
+"""One task: read, compute, write. What a worker does, and nothing it needs to remember between.
+
+``perform`` returns what the journal should keep. The bytes it wrote are in the page cache only;
+whoever keeps the journal syncs them first.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from timberkit import records
+from timberkit.checkpoint.manifest import hash_file
+from timberkit.checkpoint.reader import read_range, torch_dtype
+from timberkit.checkpoint.writer import copy_range, write_at
+from timberkit.config import AnyVariant
+from timberkit.engine.tasks import CastTask, CopyTask, HashTask, Place, RefineTask, Task
+from timberkit.errors import CheckpointError, SpectrumError
+from timberkit.spectral.refine import refine_matrix
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """What all tasks of a run share: the methods, the folder that each writes to, the device."""
+
+    variants: tuple[AnyVariant, ...] = ()
+    folders: tuple[str, ...] = ()
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a finished task says: files it wrote to, and its record or hash if it has one."""
+
+    key: str
+    written: tuple[str, ...] = ()
+    record: records.TensorRecord | None = None
+    sha256: str | None = None
+
+
+def perform(context: JobContext, task: Task) -> Outcome:
+    """Do one task.
+
+    Raises what reading, refining and writing raise, with the name of the tensor in the message.
+    """
+    match task:
+        case RefineTask():
+            return _refine(context, task)
+        case CopyTask():
+            return _copy(context, task)
+        case CastTask():
+            return _cast(context, task)
+        case HashTask():
+            return Outcome(task.key, sha256=hash_file(Path(task.path)))
+
+
+def load(place: Place, shape: tuple[int, ...]) -> torch.Tensor:
+    """Read a place as a tensor of its own dtype; CheckpointError when the file fails."""
+    content = read_range(Path(place.path), place.start_byte, place.size_bytes)
+    return torch.frombuffer(content, dtype=torch_dtype(place.dtype)).reshape(shape)
+
+
+def _refine(context: JobContext, task: RefineTask) -> Outcome:
+    started = time.perf_counter()
+    shape = (task.rows, task.columns)
+    try:
+        refinement = refine_matrix(
+            load(task.base, shape),
+            load(task.instruct, shape),
+            context.variants,
+            dtype=torch_dtype(task.target.dtype),
+            device=context.device,
+        )
+    except SpectrumError as error:
+        part = "" if task.index is None else f" [{task.index}]"
+        raise SpectrumError(
+            f"tensor {task.name!r}{part}: {error}; the checkpoint is damaged, or the training that"
+            " made it diverged: restore it, or leave the tensor out with --exclude"
+        ) from None
+    written = tuple(
+        _put(folder, task.target, weight)
+        for folder, weight in zip(context.folders, refinement.weights, strict=True)
+    )
+    record = records.TensorRecord(
+        name=task.name,
+        index=task.index,
+        family=task.family,
+        layer=task.layer,
+        seconds=time.perf_counter() - started,
+        matrix=refinement.record,
+    )
+    return Outcome(task.key, written, record)
+
+
+def _copy(context: JobContext, task: CopyTask) -> Outcome:
+    targets = [Path(folder, task.shard) for folder in context.folders]
+    for target in targets:
+        copy_range(Path(task.source), task.source_start, target, task.target_start, task.size_bytes)
+    return Outcome(task.key, tuple(map(str, targets)))
+
+
+def _cast(context: JobContext, task: CastTask) -> Outcome:
+    values = load(task.source, (-1,))
+    cast = values.to(torch_dtype(task.target.dtype))
+    if not bool((torch.isfinite(cast) == torch.isfinite(values)).all()):
+        raise CheckpointError(
+            f"tensor {task.name!r}: values up to {float(values.abs().amax()):.3g} overflow"
+            f" {task.target.dtype}; choose --dtype bfloat16 or float32"
+        )
+    return Outcome(task.key, tuple(_put(folder, task.target, cast) for folder in context.folders))
+
+
+def _put(folder: str, target: Place, values: torch.Tensor) -> str:
+    path = Path(folder, target.path)
+    content = values.contiguous().reshape(-1).view(torch.uint8).numpy()
+    write_at(path, target.start_byte, content.data)
+    return str(path)

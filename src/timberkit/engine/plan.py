@@ -1,0 +1,291 @@
+"""Before any work: which tensors are refined or copied and why, and what that takes.
+
+    plan = plan_refinement(base, instruct, recipe)
+    plan.tasks        # every byte of the output, exactly once
+    plan.tensors      # every tensor of Instruct, with its action and reason
+
+Pure: reads nothing but what ``checkpoint.index`` has validated. Mismatches of structure end here,
+before a byte is written. Not here: how long it takes (``estimate``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from timberkit.checkpoint.families import Role, classify, is_selected, matrix_shapes
+from timberkit.checkpoint.layout import FLOAT_DTYPES, Checkpoint, TensorEntry
+from timberkit.checkpoint.output_layout import (
+    OutputLayout,
+    cast_tensors,
+    copy_ranges,
+    plan_output,
+)
+from timberkit.checkpoint.quantized import quantization
+from timberkit.config import RefineRecipe, Selection
+from timberkit.engine.tasks import CastTask, CopyTask, Place, RefineTask
+from timberkit.errors import CheckpointError, PairMismatchError, UsageError
+
+SAFETENSORS_DTYPE = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+STRUCTURE_FIELDS = (
+    "model_type",
+    "hidden_size",
+    "num_hidden_layers",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "num_experts",
+    "num_local_experts",
+    "moe_intermediate_size",
+)
+"""Fields of config.json that must agree: with them, so must the shapes of all linear weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """One tensor of Instruct: ``reason`` says why it is copied, and is empty where it is refined.
+
+    ``matrices`` counts what is refined separately: the experts of a fused tensor, else 1 or 0.
+    """
+
+    name: str
+    action: Literal["refine", "copy"]
+    reason: str
+    family: str
+    layer: int | None
+    shape: tuple[int, ...]
+    dtype: str
+    matrices: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefinementPlan:
+    """What a run will do; ``tasks`` are ordered by cost, the most expensive first.
+
+    ``base_only`` are tensors that only Base has; they are not written.
+    """
+
+    recipe: RefineRecipe
+    tensors: tuple[PlannedTensor, ...]
+    base_only: tuple[str, ...]
+    layout: OutputLayout
+    tasks: tuple[RefineTask | CopyTask | CastTask, ...]
+
+    @property
+    def refined(self) -> tuple[PlannedTensor, ...]:
+        """The tensors that are refined."""
+        return tuple(tensor for tensor in self.tensors if tensor.action == "refine")
+
+    @property
+    def refine_tasks(self) -> tuple[RefineTask, ...]:
+        """The matrices that are refined."""
+        return tuple(task for task in self.tasks if isinstance(task, RefineTask))
+
+    @property
+    def copy_reasons(self) -> dict[str, int]:
+        """Why tensors are copied: reason to number of tensors, the most frequent first."""
+        counts = Counter(tensor.reason for tensor in self.tensors if tensor.action == "copy")
+        return dict(counts.most_common())
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of weights of all variants together."""
+        return self.layout.size_bytes * len(self.recipe.variants)
+
+
+def select_tensors(
+    base: Mapping[str, TensorEntry], instruct: Mapping[str, TensorEntry], selection: Selection
+) -> tuple[PlannedTensor, ...]:
+    """Decide for every tensor of Instruct whether it is refined, and if not, why.
+
+    Raises PairMismatchError when a selected tensor has another shape in Base, or when Base has
+    none of them; CheckpointError for a selected tensor whose dtype is not a plain float;
+    UsageError when the selection fits no tensor at all.
+    """
+    planned, misfits = [], []
+    for name, entry in instruct.items():
+        role = classify(name, entry.shape)
+        selected, reason = is_selected(role, selection, name, entry.shape)
+        if selected and name not in base:
+            selected, reason = False, "not in Base"
+        elif selected and base[name].shape != entry.shape:
+            misfits.append(name)
+        elif selected:
+            _check_float(name, base[name], "Base")
+            _check_float(name, entry, "Instruct")
+        planned.append(_planned(entry, role, selection, reason, refine=selected))
+    if misfits:
+        raise _shape_mismatch(misfits, base, instruct)
+    if not any(tensor.action == "refine" for tensor in planned):
+        raise _nothing_selected(planned, selection)
+    return tuple(planned)
+
+
+def plan_refinement(base: Checkpoint, instruct: Checkpoint, recipe: RefineRecipe) -> RefinementPlan:
+    """Plan a run on two validated checkpoints.
+
+    Raises as ``select_tensors``, PairMismatchError for models of different structure and
+    CheckpointError for quantised ones. O(number of tensors); reads one header per shard.
+    """
+    for checkpoint, which in ((base, "Base"), (instruct, "Instruct")):
+        method = quantization(checkpoint)
+        if method is not None:
+            raise CheckpointError(
+                f"{checkpoint.folder.name} ({which}): weights are quantised ({method}), expected"
+                " plain BF16, F16 or F32; give the unquantised original of this model"
+            )
+    _compare_configs(base.config, instruct.config)
+    tensors = select_tensors(base.tensors, instruct.tensors, recipe.selection)
+    dtype = None if recipe.dtype is None else SAFETENSORS_DTYPE[recipe.dtype]
+    layout = plan_output(instruct, dtype)
+    refine_tasks = [
+        task
+        for tensor in tensors
+        if tensor.action == "refine"
+        for task in _refine_tasks(tensor, base, instruct, layout, recipe.selection)
+    ]
+    refined = {tensor.name for tensor in tensors if tensor.action == "refine"}
+    copies: list[CopyTask | CastTask] = [
+        CopyTask(
+            source=str(instruct.shard(piece.shard).path),
+            source_start=piece.source_start,
+            shard=piece.shard,
+            target_start=piece.target_start,
+            size_bytes=piece.size_bytes,
+        )
+        for piece in copy_ranges(layout, instruct, refined)
+    ]
+    copies += [
+        CastTask(
+            name=cast.source.name,
+            source=_place(cast.source, str(instruct.shard(cast.source.shard).path)),
+            target=_place(cast.target, cast.target.shard),
+        )
+        for cast in cast_tensors(layout, instruct, refined)
+    ]
+    refine_tasks.sort(key=lambda task: (-_flops(task), task.key))
+    return RefinementPlan(
+        recipe=recipe,
+        tensors=tensors,
+        base_only=tuple(name for name in base.tensors if name not in instruct.tensors),
+        layout=layout,
+        tasks=(*refine_tasks, *copies),
+    )
+
+
+def _planned(
+    entry: TensorEntry, role: Role, selection: Selection, reason: str, *, refine: bool
+) -> PlannedTensor:
+    return PlannedTensor(
+        name=entry.name,
+        action="refine" if refine else "copy",
+        reason=reason,
+        family=role.kind,
+        layer=role.layer,
+        shape=entry.shape,
+        dtype=entry.dtype,
+        matrices=matrix_shapes(entry.shape, selection).count if refine else 0,
+    )
+
+
+def _refine_tasks(
+    tensor: PlannedTensor,
+    base: Checkpoint,
+    instruct: Checkpoint,
+    layout: OutputLayout,
+    selection: Selection,
+) -> list[RefineTask]:
+    matrices = matrix_shapes(tensor.shape, selection)
+    sources = [
+        _place(checkpoint.tensors[tensor.name], str(checkpoint.shard(entry.shard).path))
+        for checkpoint in (base, instruct)
+        for entry in (checkpoint.tensors[tensor.name],)
+    ]
+    target = layout.tensors[tensor.name]
+    places = [*sources, _place(target, target.shard)]
+    return [
+        RefineTask(
+            tensor.name,
+            index if matrices.count > 1 else None,
+            tensor.family,
+            tensor.layer,
+            matrices.rows,
+            matrices.cols,
+            *(_part(place, index, matrices.count) for place in places),
+        )
+        for index in range(matrices.count)
+    ]
+
+
+def _place(entry: TensorEntry, path: str) -> Place:
+    return Place(path, entry.start_byte, entry.size_bytes, entry.dtype)
+
+
+def _part(place: Place, index: int, count: int) -> Place:
+    size = place.size_bytes // count
+    return Place(place.path, place.start_byte + index * size, size, place.dtype)
+
+
+def _flops(task: RefineTask) -> float:
+    r = min(task.rows, task.columns)
+    return float(task.rows * task.columns * r + r**3)
+
+
+def _check_float(name: str, entry: TensorEntry, which: str) -> None:
+    if entry.dtype not in FLOAT_DTYPES:
+        raise CheckpointError(
+            f"tensor {name!r} ({which}): dtype {entry.dtype}, expected F16, BF16, F32 or F64; the"
+            " weights are quantised or packed: give the unquantised original, or leave it out with"
+            " --exclude"
+        )
+
+
+def _compare_configs(base: Mapping[str, Any], instruct: Mapping[str, Any]) -> None:
+    for scope in ("", "text_config"):
+        first, second = (config.get(scope, {}) if scope else config for config in (base, instruct))
+        if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
+            continue
+        for field in STRUCTURE_FIELDS:
+            if field in first and field in second and first[field] != second[field]:
+                raise PairMismatchError(
+                    f"config.json: {field} is {first[field]!r} in Base and {second[field]!r} in"
+                    " Instruct, expected the same; these are not a Base and the Instruct model"
+                    " trained from it: check both names (size, generation)"
+                )
+
+
+def _shape_mismatch(
+    names: Sequence[str], base: Mapping[str, TensorEntry], instruct: Mapping[str, TensorEntry]
+) -> PairMismatchError:
+    shown = "; ".join(
+        f"{name!r}: {list(base[name].shape)} in Base, {list(instruct[name].shape)} in Instruct"
+        for name in names[:3]
+    )
+    more = f"; and {len(names) - 3} more" if len(names) > 3 else ""
+    kinds = {classify(name, instruct[name].shape).kind for name in names}
+    advice = (
+        "Instruct has another vocabulary: leave embedding and head out of --families"
+        if kinds <= {"embedding", "head"}
+        else "these are not a Base and the Instruct model trained from it; or leave the tensors"
+        " out with --exclude"
+    )
+    return PairMismatchError(f"tensor {shown}{more}: expected equal shapes; {advice}")
+
+
+def _nothing_selected(planned: Sequence[PlannedTensor], selection: Selection) -> Exception:
+    reasons = Counter(tensor.reason for tensor in planned)
+    absent = reasons.get("not in Base", 0)
+    shown = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common(6))
+    if absent:
+        return PairMismatchError(
+            f"none of the {absent} selected tensors of Instruct is in Base ({shown}); the tensors"
+            " are named otherwise there: these are not a Base and the Instruct model trained"
+            " from it"
+        )
+    return UsageError(
+        f"selection {selection.model_dump(mode='json', exclude_defaults=True) or 'default'}: no"
+        f" tensor is left to refine ({shown}); widen --families, --layers or --include"
+    )

@@ -1,0 +1,109 @@
+"""The pieces of work of a run: small, self-contained values that any process can take on.
+
+A task says which bytes to read and where in each output the result goes. Tasks write disjoint byte
+ranges and depend on no other task, so that their order, and who runs them, cannot matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """``size_bytes`` bytes of one dtype from ``start_byte`` of a file."""
+
+    path: str
+    start_byte: int
+    size_bytes: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefineTask:
+    """Refine one matrix: a 2-D tensor, or slice ``index`` of a fused one.
+
+    ``target`` holds for every variant: its path is relative to the variant's folder.
+    """
+
+    name: str
+    index: int | None
+    family: str
+    layer: int | None
+    rows: int
+    columns: int
+    base: Place
+    instruct: Place
+    target: Place
+
+    @property
+    def key(self) -> str:
+        """Unique in a run, the same every time."""
+        return f"refine {self.name}" + ("" if self.index is None else f" [{self.index}]")
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes of Instruct that the task stands for."""
+        return self.instruct.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTask:
+    """Copy bytes of Instruct as they are, into the same shard of every variant."""
+
+    source: str
+    source_start: int
+    shard: str
+    target_start: int
+    size_bytes: int
+
+    @property
+    def key(self) -> str:
+        """Unique in a run, the same every time."""
+        return f"copy {self.shard} {self.target_start}"
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes copied for one variant."""
+        return self.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CastTask:
+    """Write one tensor of Instruct in another floating dtype."""
+
+    name: str
+    source: Place
+    target: Place
+
+    @property
+    def key(self) -> str:
+        """Unique in a run, the same every time."""
+        return f"cast {self.name}"
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes read."""
+        return self.source.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HashTask:
+    """SHA-256 of one finished file."""
+
+    path: str
+    size_bytes: int
+
+    @property
+    def key(self) -> str:
+        """Unique in a run, the same every time."""
+        return f"hash {self.path}"
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes read."""
+        return self.size_bytes
+
+
+Task: TypeAlias = RefineTask | CopyTask | CastTask | HashTask

@@ -1,0 +1,296 @@
+"""Is a finished output what its manifest says? Hashes, copies, structure, and the oracle.
+
+    report = verify("OUT")
+    report.passed, [check.detail for check in report.checks]
+
+Every check is made even when an earlier one failed, as far as the files allow. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+
+from timberkit import records
+from timberkit.checkpoint.index import open_checkpoint
+from timberkit.checkpoint.layout import Checkpoint
+from timberkit.checkpoint.manifest import (
+    MANIFEST_NAME,
+    hash_file,
+    list_output_files,
+    read_manifest,
+)
+from timberkit.checkpoint.reader import read_bytes, read_slice, read_tensor
+from timberkit.config import AnyVariant, RefineRecipe, Source, build_recipe, parse_variants
+from timberkit.engine.execute import one_thread
+from timberkit.engine.job import load
+from timberkit.engine.plan import RefinementPlan, plan_refinement
+from timberkit.engine.sources import OpenPair, open_pair
+from timberkit.engine.tasks import RefineTask
+from timberkit.errors import CheckpointError, InputError, TimberkitError
+from timberkit.spectral.agreement import agreement
+
+SAMPLE = 8
+"""Matrices of each variant that the oracle recomputes unless told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check on one folder: what was found, in a sentence."""
+
+    folder: str
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """All checks on an output."""
+
+    output: Path
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+
+def verify(
+    output: str | Path,
+    *,
+    base: str | Path | None = None,
+    instruct: str | Path | None = None,
+    every: bool = False,
+    sample: int = SAMPLE,
+    seed: int = 0,
+    sources: bool = True,
+    on_check: Callable[[Check], None] | None = None,
+) -> VerifyReport:
+    """Check an output of ``refine``: one folder, or one with a folder for each variant.
+
+    Args:
+        output: the folder.
+        base, instruct: where the sources are now; where the manifest says when None.
+        every: recompute every matrix by the oracle, instead of ``sample`` drawn with ``seed``.
+        sources: False checks hashes and structure only, without the sources.
+        on_check: called with every check as it is made.
+
+    Returns:
+        A report; a failed check does not raise.
+
+    Raises:
+        CheckpointError: no output of timberkit, or a manifest that cannot be read.
+        SourceError: the sources are not where they were.
+
+    Cost: reads everything once; two float64 full SVDs for each recomputed matrix.
+    """
+    root = Path(output)
+    folders = _output_folders(root)
+    checks: list[Check] = []
+    with one_thread():
+        for folder in folders:
+            place = folder.relative_to(root).as_posix() if folder != root else folder.name
+            for name, passed, detail in _check_folder(
+                folder, base, instruct, sources, None if every else sample, seed
+            ):
+                check = Check(place, name, passed, detail)
+                checks.append(check)
+                if on_check is not None:
+                    on_check(check)
+    return VerifyReport(root, tuple(checks))
+
+
+_Finding = tuple[str, bool, str]
+
+
+def _output_folders(root: Path) -> list[Path]:
+    if (root / MANIFEST_NAME).is_file():
+        return [root]
+    found = sorted(path.parent for path in root.glob(f"*/{MANIFEST_NAME}"))
+    if not found:
+        raise CheckpointError(
+            f"{root}: no {MANIFEST_NAME} in it or in a folder below, expected an output of"
+            " timberkit refine; check the path"
+        )
+    return found
+
+
+def _check_folder(
+    folder: Path,
+    base: str | Path | None,
+    instruct: str | Path | None,
+    sources: bool,
+    sample: int | None,
+    seed: int,
+) -> Iterator[_Finding]:
+    manifest = read_manifest(folder)
+    yield _check_hashes(folder, manifest)
+    try:
+        checkpoint = open_checkpoint(folder)
+    except InputError as error:
+        yield "structure", False, str(error)
+        return
+    yield _check_loadable(checkpoint)
+    if not sources:
+        return
+    recipe, variant = _recipe_of(folder, manifest, base, instruct)
+    pair = open_pair(recipe)
+    yield _check_sources(pair, manifest)
+    try:
+        plan = plan_refinement(pair.base, pair.instruct, pair.recipe)
+    except TimberkitError as error:
+        yield "structure", False, f"the sources do not fit the recipe: {error}"
+        return
+    structure = _check_structure(checkpoint, plan, manifest)
+    yield structure
+    if structure[1]:
+        yield _check_copies(checkpoint, pair.instruct, plan)
+        yield _check_oracle(checkpoint, plan, variant, sample, seed)
+
+
+def _recipe_of(
+    folder: Path, manifest: Mapping[str, Any], base: str | Path | None, instruct: str | Path | None
+) -> tuple[RefineRecipe, AnyVariant]:
+    fields = manifest.get("recipe")
+    recipe = build_recipe(
+        fields if isinstance(fields, dict) else {}, where=f"{folder / MANIFEST_NAME}: recipe"
+    )
+    given = {"base": base, "instruct": instruct}
+    moved = {name: Source.parse(str(place)) for name, place in given.items() if place is not None}
+    variant = manifest.get("variant")
+    return recipe.model_copy(update=moved), parse_variants([variant])[0]  # type: ignore[list-item]
+
+
+def _check_hashes(folder: Path, manifest: Mapping[str, Any]) -> _Finding:
+    listed = manifest.get("files")
+    if not isinstance(listed, dict):
+        return "hashes", False, "the manifest lists no files"
+    present = set(list_output_files(folder))
+    missing, extra = sorted(set(listed) - present), sorted(present - set(listed))
+    wrong = [
+        name for name in sorted(present & set(listed)) if hash_file(folder / name) != listed[name]
+    ]
+    problems = [
+        f"{what}: {', '.join(map(repr, names[:5]))}{' …' if len(names) > 5 else ''}"
+        for what, names in (("missing", missing), ("not listed", extra), ("changed", wrong))
+        if names
+    ]
+    if problems:
+        return "hashes", False, "; ".join(problems)
+    return "hashes", True, f"{len(present)} files have the SHA-256 of the manifest"
+
+
+def _check_loadable(checkpoint: Checkpoint) -> _Finding:
+    """Open every shard with the safetensors library, which shares no code with ours."""
+    seen = 0
+    for shard in checkpoint.shards:
+        try:
+            with safetensors.safe_open(shard.path, framework="pt") as file:
+                seen += len(file.keys())
+                pt = (file.metadata() or {}).get("format") is not None
+        except (OSError, safetensors.SafetensorError) as error:
+            return "loadable", False, f"{shard.name}: the safetensors library refuses it: {error}"
+        if not pt:
+            return "loadable", False, f"{shard.name}: no 'format' in its metadata"
+    if seen != len(checkpoint.tensors):
+        return "loadable", False, f"found {seen} tensors, expected {len(checkpoint.tensors)}"
+    return "loadable", True, f"{seen} tensors in {len(checkpoint.shards)} files, index complete"
+
+
+def _check_sources(pair: OpenPair, manifest: Mapping[str, Any]) -> _Finding:
+    listed = manifest.get("sources")
+    for which, checkpoint in (("base", pair.base), ("instruct", pair.instruct)):
+        facts = listed.get(which) if isinstance(listed, dict) else None
+        shards = facts.get("shards") if isinstance(facts, dict) else None
+        found = {
+            shard.name: {"size_bytes": shard.size_bytes, "header_sha256": shard.header_sha256}
+            for shard in checkpoint.shards
+        }
+        if shards != found:
+            return "sources", False, f"{which} is not the checkpoint that this output was made from"
+    return "sources", True, "headers and sizes of both sources are those of the manifest"
+
+
+def _check_structure(
+    checkpoint: Checkpoint, plan: RefinementPlan, manifest: Mapping[str, Any]
+) -> _Finding:
+    expected = {name: (e.dtype, e.shape) for name, e in plan.layout.tensors.items()}
+    found = {name: (e.dtype, e.shape) for name, e in checkpoint.tensors.items()}
+    if expected != found:
+        differ = sorted(
+            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        )
+        return "structure", False, f"tensors that are not as planned: {', '.join(differ[:5])}"
+    listed = manifest.get("refined")
+    try:
+        noted = {
+            (record.name, record.index)
+            for record in map(records.from_json, listed if isinstance(listed, list) else [])
+        }
+    except CheckpointError as error:
+        return "structure", False, str(error)
+    planned = {(task.name, task.index) for task in plan.refine_tasks}
+    if noted != planned:
+        return "structure", False, f"{len(noted ^ planned)} matrices refined otherwise than planned"
+    return "structure", True, f"{len(found)} tensors, {len(planned)} matrices refined, as planned"
+
+
+def _check_copies(checkpoint: Checkpoint, instruct: Checkpoint, plan: RefinementPlan) -> _Finding:
+    copied = [tensor.name for tensor in plan.tensors if tensor.action == "copy"]
+    for name in copied:
+        if checkpoint.tensors[name].dtype == instruct.tensors[name].dtype:
+            same = read_bytes(checkpoint, name) == read_bytes(instruct, name)
+        else:
+            found, source = read_tensor(checkpoint, name), read_tensor(instruct, name)
+            same = torch.equal(found, source.to(found.dtype))
+        if not same:
+            return "copies", False, f"tensor {name!r} differs from Instruct's"
+    return "copies", True, f"{len(copied)} tensors identical to Instruct's"
+
+
+def _check_oracle(
+    checkpoint: Checkpoint,
+    plan: RefinementPlan,
+    variant: AnyVariant,
+    sample: int | None,
+    seed: int,
+) -> _Finding:
+    tasks = sorted(plan.refine_tasks, key=lambda task: task.key)
+    if sample is not None and sample < len(tasks):
+        tasks = random.Random(seed).sample(tasks, sample)
+    lowest = 1.0
+    for task in tasks:
+        shape = (task.rows, task.columns)
+        weight = _refined(checkpoint, task)
+        found = agreement(weight, load(task.base, shape), load(task.instruct, shape), variant)
+        lowest = min(lowest, found.identical)
+        if not found.holds:
+            return (
+                "oracle",
+                False,
+                f"{task.key}: {found.identical:.4%} of the elements identical, largest difference"
+                f" {found.worst:.3g} times the allowed one, norm {found.distance:.3g} of"
+                f" {found.bound:.3g} allowed",
+            )
+    return (
+        "oracle",
+        True,
+        f"{len(tasks)} of {len(plan.refine_tasks)} matrices recomputed by float64 full SVD, at"
+        f" least {lowest:.3%} of the elements identical",
+    )
+
+
+def _refined(checkpoint: Checkpoint, task: RefineTask) -> torch.Tensor:
+    if task.index is None:
+        part = read_tensor(checkpoint, task.name)
+    else:
+        part = read_slice(checkpoint, task.name, task.index)
+    return part.reshape(task.rows, task.columns)
