@@ -1,0 +1,392 @@
+"""The command ``timberkit``: flags, exit codes, progress. All else is called from here, not done.
+
+Heavy imports stand inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import wraps
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+
+import typer
+
+from timberkit.config import METHODS, RefineRecipe, build_recipe, read_recipe_fields
+from timberkit.errors import (
+    EXIT_CHECK_FAILED,
+    InterruptedRunError,
+    RecipeError,
+    TimberkitError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from timberkit.engine.run import RefineResult
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 a check failed, 2 usage, 3 bad input,"
+    " 4 interrupted (the same command continues)."
+)
+
+app = typer.Typer(
+    name="timberkit",
+    help="Refine an Instruct model with its Base, without training (Timber, arXiv 2509.23595).\n\n"
+    + EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+
+Base = Annotated[
+    str | None, typer.Argument(help="Base: a folder, or a hub id such as org/name[@revision].")
+]
+Instruct = Annotated[str | None, typer.Argument(help="Instruct: a folder or hub id, likewise.")]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="Recipe: a YAML file, or a timberkit.json. Flags override it."),
+]
+Method = Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)} [timber].")]
+Lam = Annotated[float | None, typer.Option(help="Gain of the tail, in [0, 1] (timber) [0.2].")]
+Mu = Annotated[float | None, typer.Option(help="Weight of Instruct, in [0, 1] (merge).")]
+Ratio = Annotated[float | None, typer.Option(help="Share of directions kept, in (0, 1].")]
+Energy = Annotated[float | None, typer.Option(help="Share of energy kept, in (0, 1].")]
+Variants = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--variant", help="timber:lam=0.2, timber-l, merge:mu=0.8, …; several give a folder each."
+    ),
+]
+Families = Annotated[
+    str | None,
+    typer.Option(
+        help="Comma-separated: attention, ffn, expert, router, embedding, head, all-linear, or"
+        " authors (all that the paper's code treats) [attention,ffn,expert]."
+    ),
+]
+Layers = Annotated[str | None, typer.Option(help="Only these layers, such as 4-20,25.")]
+Include = Annotated[
+    list[str] | None, typer.Option(help="Only tensors whose name fits, such as '*.q_proj.*'.")
+]
+Exclude = Annotated[list[str] | None, typer.Option(help="No tensor whose name fits.")]
+Dtype = Annotated[str | None, typer.Option(help="Output dtype: bfloat16, float16, float32 [own].")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (not timed yet) [cpu].")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes [what pays off].")]
+Json = Annotated[bool, typer.Option("--json", help="Result as one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing but errors.")]
+
+
+Parameters = ParamSpec("Parameters")
+
+
+def _stoppable(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """Ctrl-C and SIGTERM before a run has begun: the documented exit code all the same."""
+
+    @wraps(command)
+    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise InterruptedRunError("stopped; the same command starts again") from None
+
+    return run
+
+
+def _recipe(
+    base: str | None, instruct: str | None, config: Path | None, **flags: Any
+) -> RefineRecipe:
+    """One recipe from a file and the flags given, which override the file's fields."""
+    fields = {} if config is None else read_recipe_fields(config)
+    given = {name: value for name, value in flags.items() if value is not None}
+    given |= {k: v for k, v in (("base", base), ("instruct", instruct)) if v is not None}
+    method = {k for k in ("method", "lam", "mu", "ratio", "energy") if k in given}
+    if method and "variants" in given:
+        raise RecipeError(
+            "--variant and --method: expected one of the two; write the parameters into the"
+            " variant, such as --variant timber:lam=0.5"
+        )
+    if method or "variants" in given:
+        for name in ("variants", "method", "lam", "mu", "ratio", "energy"):
+            fields.pop(name, None)
+    nested = fields.get("selection")
+    for name in ("families", "layers", "include", "exclude"):
+        if name in given and isinstance(nested, dict):
+            nested[name] = given.pop(name)
+    fields |= given
+    missing = [name.upper() for name in ("base", "instruct") if name not in fields]
+    if missing:
+        raise UsageError(
+            f"{' and '.join(missing)} not given; write: timberkit refine BASE INSTRUCT -o OUT, or"
+            " name them in --config"
+        )
+    return build_recipe(fields, where="recipe" if config is None else str(config))
+
+
+def _listed(families: str | None) -> list[str] | None:
+    return None if families is None else [name.strip() for name in families.split(",")]
+
+
+@app.command(epilog=EXIT_CODES)
+@_stoppable
+def refine(
+    base: Base = None,
+    instruct: Instruct = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write; must not exist.")
+    ] = None,
+    config: Config = None,
+    method: Method = None,
+    lam: Lam = None,
+    mu: Mu = None,
+    ratio: Ratio = None,
+    energy: Energy = None,
+    variant: Variants = None,
+    families: Families = None,
+    layers: Layers = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    workers: Workers = None,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace an earlier output, once the new one is complete.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan, write nothing.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write refined checkpoints. A killed run is continued by the same command.
+
+    \b
+    timberkit refine org/model-base org/model -o refined
+    timberkit refine BASE INSTRUCT -o OUT --lam 0.5 --layers 4-20
+    timberkit refine BASE INSTRUCT -o OUT --variant timber-l --variant merge:mu=0.8
+    timberkit refine --config recipe.yaml -o OUT
+    """
+    from timberkit import terminal
+    from timberkit.engine.run import refine_recipe
+
+    recipe = _recipe(
+        base, instruct, config, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
+        variants=variant or None, families=_listed(families), layers=layers,
+        include=include or None, exclude=exclude or None, dtype=dtype, device=device,
+    )  # fmt: skip
+    if dry_run:
+        _show_plan(recipe, workers, as_json=as_json, quiet=quiet)
+        return
+    if output is None:
+        raise UsageError("no output named; add: -o FOLDER")
+    with terminal.progress_bar(shown=not quiet and not as_json) as on_progress:
+        result = refine_recipe(
+            recipe, output, workers=workers, overwrite=overwrite, on_progress=on_progress
+        )
+    if as_json:
+        _print_json(_result_fields(result))
+    else:
+        terminal.show_result(terminal.results(quiet=quiet), result)
+
+
+@app.command(epilog=EXIT_CODES)
+@_stoppable
+def plan(
+    base: Base = None,
+    instruct: Instruct = None,
+    config: Config = None,
+    method: Method = None,
+    lam: Lam = None,
+    mu: Mu = None,
+    ratio: Ratio = None,
+    energy: Energy = None,
+    variant: Variants = None,
+    families: Families = None,
+    layers: Layers = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Show what refine would treat and copy, with memory, disk and time; write nothing.
+
+    \b
+    timberkit plan org/model-base org/model
+    timberkit plan BASE INSTRUCT --variant timber-l --variant merge:mu=0.8 --json
+    """
+    recipe = _recipe(
+        base, instruct, config, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
+        variants=variant or None, families=_listed(families), layers=layers,
+        include=include or None, exclude=exclude or None, dtype=dtype, device=device,
+    )  # fmt: skip
+    _show_plan(recipe, workers, as_json=as_json, quiet=False)
+
+
+@app.command(epilog=EXIT_CODES)
+@_stoppable
+def verify(
+    output: Annotated[Path, typer.Argument(help="An output of refine.")],
+    base: Annotated[str | None, typer.Option(help="Where Base is now [from the manifest].")] = None,
+    instruct: Annotated[str | None, typer.Option(help="Where Instruct is now [likewise].")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Recompute every matrix, not a sample.")
+    ] = False,
+    sample: Annotated[int, typer.Option(min=0, help="Matrices to recompute.")] = 8,
+    seed: Annotated[int, typer.Option(help="Which sample.")] = 0,
+    without_sources: Annotated[
+        bool, typer.Option("--without-sources", help="Check hashes and structure only.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check an output: hashes, copies, structure, and a sample of matrices by a full SVD.
+
+    \b
+    timberkit verify OUT
+    timberkit verify OUT --all --base /models/base --instruct /models/instruct
+    """
+    from timberkit import terminal
+    from timberkit.engine.verify import verify as verify_output
+
+    console = terminal.results(quiet=quiet or as_json)
+    report = verify_output(
+        output, base=base, instruct=instruct, every=every, sample=sample, seed=seed,
+        sources=not without_sources, on_check=lambda check: terminal.show_check(console, check),
+    )  # fmt: skip
+    if as_json:
+        _print_json({"passed": report.passed, "checks": [asdict(check) for check in report.checks]})
+    if not report.passed:
+        raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+@app.command(epilog=EXIT_CODES)
+@_stoppable
+def clean(
+    folder: Annotated[Path, typer.Argument(help="Where outputs stand.")] = Path(),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List, remove nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove unfinished runs that nobody will continue. Finished outputs are left alone.
+
+    \b
+    timberkit clean . --dry-run
+    """
+    from timberkit import terminal
+    from timberkit.checkpoint.stage import find_stages, remove_stage
+
+    console = terminal.results(quiet=as_json)
+    listed = []
+    for stage in find_stages(folder):
+        removed = not dry_run and not stage.alive
+        if removed:
+            remove_stage(stage.path)
+        state = "still running" if stage.alive else "removed" if removed else "unfinished"
+        listed.append({"stage": str(stage.path), "size_bytes": stage.size_bytes, "state": state})
+        console.print(f"{stage.path}: {terminal.size(stage.size_bytes)}, {state}")
+    if as_json:
+        _print_json(listed)
+    elif not listed:
+        console.print(f"{folder}: no unfinished runs.")
+
+
+@app.command(epilog=EXIT_CODES)
+@_stoppable
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder to write; replaced if it is a demo.")
+    ] = Path("demo"),
+    as_json: Json = False,
+) -> None:
+    """Refine the embedded pair seven ways, verify, and measure exploration exactly.
+
+    \b
+    timberkit demo
+    """
+    from timberkit import terminal
+    from timberkit.study.demo import run_demo, show_demo
+
+    with terminal.progress_bar(shown=not as_json) as on_progress:
+        outcome = run_demo(output, on_progress=on_progress)
+    if as_json:
+        _print_json(asdict(outcome))
+    else:
+        show_demo(terminal.results(), outcome)
+    if not outcome.verified:
+        raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+def _show_plan(recipe: RefineRecipe, workers: int | None, *, as_json: bool, quiet: bool) -> None:
+    from timberkit import terminal
+    from timberkit.engine.estimate import calibrate, estimate
+    from timberkit.engine.plan import plan_refinement
+    from timberkit.engine.sources import open_pair
+
+    pair = open_pair(recipe)
+    planned = plan_refinement(pair.base, pair.instruct, pair.recipe)
+    needs = estimate(planned, workers=workers, calibration=calibrate())
+    if not as_json:
+        terminal.show_plan(terminal.results(quiet=quiet), planned, needs)
+        return
+    tensors = [asdict(tensor) for tensor in planned.tensors]
+    _print_json(
+        {
+            "recipe": pair.recipe.model_dump(mode="json"),
+            "estimate": asdict(needs),
+            "refined": [tensor for tensor in tensors if tensor["action"] == "refine"],
+            "copied": [tensor for tensor in tensors if tensor["action"] == "copy"],
+            "base_only": planned.base_only,
+        }
+    )
+
+
+def _result_fields(result: RefineResult) -> dict[str, Any]:
+    return {
+        "output": str(result.output),
+        "folders": {name: str(folder) for name, folder in result.folders.items()},
+        "resumed": result.resumed,
+        "seconds": result.seconds,
+        "copied": result.plan.copy_reasons,
+        "base_only": result.plan.base_only,
+        "tensors": [asdict(tensor) for tensor in result.tensors],
+    }
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        typer.echo(f"timberkit {version('timberkit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _shown: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Refine an Instruct model with its Base."""
+
+
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line and exit with the documented code."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        app()
+    except TimberkitError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

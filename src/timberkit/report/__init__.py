@@ -1,0 +1,1 @@
+"""Results -> figures and pages. No torch, no engine: what is shown was computed before."""

@@ -1,0 +1,186 @@
+"""What the command line shows: progress with a time estimate, and tables. Nothing is computed here.
+
+Progress and messages go to stderr, results to stdout. Names from checkpoints are shown as plain
+text, never as markup.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from statistics import median
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from timberkit.engine.estimate import Estimate
+from timberkit.engine.plan import RefinementPlan
+from timberkit.engine.progress import Progress as RunProgress
+from timberkit.engine.progress import ProgressCallback
+from timberkit.engine.run import RefineResult
+from timberkit.engine.verify import Check
+from timberkit.records import ChangeRecord
+
+
+def results(*, quiet: bool = False) -> Console:
+    """Console on stdout for results; tables get 100 columns where no terminal sets the width."""
+    width = None if sys.stdout.isatty() else 100
+    return Console(markup=False, highlight=False, quiet=quiet, width=width)
+
+
+def messages(*, quiet: bool = False) -> Console:
+    """Console on stderr for progress and messages."""
+    return Console(stderr=True, markup=False, highlight=False, quiet=quiet)
+
+
+def size(count: float) -> str:
+    """Bytes for people, in powers of 1000.
+
+    >>> size(3_600_000_000)
+    '3.6 GB'
+    """
+    units = ("B", "kB", "MB", "GB", "TB", "PB")
+    power = min(int(math.log10(max(count, 1)) // 3), len(units) - 1)
+    return f"{count / 1000**power:.{0 if power == 0 else 1}f} {units[power]}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> duration(0.42), duration(75), duration(7500)
+    ('0.4 s', '1 min 15 s', '2 h 05 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+
+
+@contextmanager
+def progress_bar(*, shown: bool) -> Iterator[ProgressCallback | None]:
+    """A bar on stderr that a run feeds; None when nothing is to be shown."""
+    if not shown:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[detail]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with ExitStack() as started:
+        bar = Progress(*columns, console=messages())
+        task = bar.add_task("refine", total=1.0, detail="")
+
+        def show(state: RunProgress) -> None:
+            if not bar.live.is_started:  # nothing to see before the first sign of life
+                started.enter_context(bar)
+            bar.update(
+                task,
+                total=max(state.cost_total, 1e-9),
+                completed=state.cost_done,
+                detail=(
+                    f"{state.tasks_done}/{state.tasks_total} pieces,"
+                    f" {size(state.bytes_done)}/{size(state.bytes_total)}"
+                ),
+            )
+
+        yield show
+
+
+def show_plan(console: Console, plan: RefinementPlan, needs: Estimate) -> None:
+    """What a run will do and what it takes."""
+    console.print(_families_table(plan))
+    copies = ", ".join(f"{reason} ({count})" for reason, count in plan.copy_reasons.items())
+    if copies:
+        console.print(f"Copied from Instruct bit for bit: {copies}.")
+    if plan.base_only:
+        names = ", ".join(plan.base_only[:5]) + (" …" if len(plan.base_only) > 5 else "")
+        console.print(f"Only in Base, not written: {len(plan.base_only)} ({names}).")
+    variants = len(plan.recipe.variants)
+    console.print(
+        f"Takes {size(needs.memory_per_worker_bytes)} of memory for each of {needs.workers}"
+        f" worker{'s' if needs.workers > 1 else ''} and {size(needs.disk_bytes)} of disk for"
+        f" {variants} variant{'s' if variants > 1 else ''}"
+        + ("." if needs.seconds is None else f"; about {duration(needs.seconds)}.")
+    )
+
+
+def _families_table(plan: RefinementPlan) -> Table:
+    table = Table(title="Refined", title_justify="left")
+    for heading in ("family", "tensors", "matrices", "parameters", "largest"):
+        table.add_column(heading, justify="left" if heading == "family" else "right")
+    families = Counter(tensor.family for tensor in plan.refined)
+    for family, count in sorted(families.items()):
+        members = [tensor for tensor in plan.refined if tensor.family == family]
+        largest = max(members, key=lambda tensor: math.prod(tensor.shape))
+        table.add_row(
+            family,
+            str(count),
+            str(sum(tensor.matrices for tensor in members)),
+            f"{sum(math.prod(tensor.shape) for tensor in members):,}",
+            " x ".join(map(str, largest.shape)),
+        )
+    return table
+
+
+def show_result(console: Console, result: RefineResult) -> None:
+    """What a finished run did, one line for each variant."""
+    table = Table(title="Written", title_justify="left")
+    table.add_column("variant", overflow="fold")
+    for heading in ("matrices", "correction", "rounding", "changed"):
+        table.add_column(heading, justify="right")
+    for variant in result.folders:
+        changes = [
+            change
+            for tensor in result.tensors
+            for change in tensor.matrix.changes
+            if change.variant == variant
+        ]
+        table.add_row(Text(variant), str(len(changes)), *_medians(changes))
+    console.print(table)
+    copied = sum(tensor.action == "copy" for tensor in result.plan.tensors)
+    reasons = ", ".join(f"{reason} ({n})" for reason, n in result.plan.copy_reasons.items())
+    console.print(
+        "Medians over matrices: size of the correction relative to the weight, rounding of the"
+        " output relative to the correction, share of elements that differ from Instruct's.",
+        soft_wrap=True,
+    )
+    console.print(f"{copied} tensors copied from Instruct bit for bit: {reasons}.", soft_wrap=True)
+    if result.plan.base_only:
+        console.print(f"{len(result.plan.base_only)} tensors only in Base were not written.")
+    resumed = ", continued from an earlier run" if result.resumed else ""
+    console.print(f"{result.output}: done in {duration(result.seconds)}{resumed}.")
+
+
+def _medians(changes: Sequence[ChangeRecord]) -> list[str]:
+    corrections = [change.correction for change in changes if change.correction is not None]
+    roundings = [change.rounding for change in changes if change.rounding is not None]
+    return [
+        f"{median(corrections):.2%}" if corrections else "none",
+        f"{median(roundings):.0%}" if roundings else "none",
+        f"{median(change.changed for change in changes):.0%}" if changes else "none",
+    ]
+
+
+def show_check(console: Console, check: Check) -> None:
+    """One check, as it is made."""
+    console.print(
+        f"{'ok  ' if check.passed else 'FAIL'}  {check.folder}: {check.name}: {check.detail}"
+    )
