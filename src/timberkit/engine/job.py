@@ -80,6 +80,11 @@ def _refine(context: JobContext, task: RefineTask) -> Outcome:
             f"tensor {task.name!r}{part}: {error}; the checkpoint is damaged, or the training that"
             " made it diverged: restore it, or leave the tensor out with --exclude"
         ) from None
+    if not all(bool(torch.isfinite(weight).all()) for weight in refinement.weights):
+        raise CheckpointError(
+            f"tensor {task.name!r}: values overflow {task.target.dtype}; choose --dtype bfloat16 or"
+            " float32"
+        )
     written = tuple(
         _put(folder, task.target, weight)
         for folder, weight in zip(context.folders, refinement.weights, strict=True)

@@ -33,7 +33,7 @@ from timberkit.engine.job import load
 from timberkit.engine.plan import RefinementPlan, plan_refinement
 from timberkit.engine.sources import OpenPair, open_pair
 from timberkit.engine.tasks import RefineTask
-from timberkit.errors import CheckpointError, InputError, TimberkitError
+from timberkit.errors import CheckpointError, InputError, SourceError, TimberkitError
 from timberkit.spectral.agreement import agreement
 
 SAMPLE = 8
@@ -142,7 +142,10 @@ def _check_folder(
     if not sources:
         return
     recipe, variant = _recipe_of(folder, manifest, base, instruct)
-    pair = open_pair(recipe)
+    try:
+        pair = open_pair(recipe)
+    except SourceError as error:
+        raise SourceError(f"{error}; or pass --base and --instruct, or --without-sources") from None
     yield _check_sources(pair, manifest)
     try:
         plan = plan_refinement(pair.base, pair.instruct, pair.recipe)

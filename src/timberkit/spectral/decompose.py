@@ -10,11 +10,12 @@ Three routes, cheapest first, each with a bound on what it may get wrong:
 
 | route     | Gram, sytrd, ormqr | bound on the error of an eigenvalue `s_i^2`             |
 |-----------|--------------------|---------------------------------------------------------|
-| `float32` | float32            | 8 u s_1^2, u = 2^-24                                    |
+| `float32` | float32            | 8 u x, u = 2^-24, x: s_1^2, or that of the deflated rest|
 | `float64` | float64            | 8 u s_1^2, u = 2^-53                                    |
 | `svd`     | none: float64 SVD  | taken as the truth: the oracle computes the same values |
 
-The tridiagonal problem is always solved in float64. The constant 8 is twice the worst seen over
+In `float32` directions far above the rest are taken out first (``deflate``). The tridiagonal
+problem is always solved in float64. The constant 8 is twice the worst seen over
 random matrices with and without leading spikes (docs/log.md). Devices other than the CPU use
 ``torch.linalg.eigh`` on the same Gram matrix and check what comes back.
 """
@@ -22,7 +23,6 @@ random matrices with and without leading spikes (docs/log.md). Devices other tha
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 
 from timberkit.errors import SpectrumError
+from timberkit.spectral.deflate import Leading, leading_directions
 from timberkit.spectral.filters import Spectrum
 from timberkit.spectral.oracle import singular_value_decomposition
 
@@ -41,6 +42,8 @@ Matrix: TypeAlias = NDArray[np.floating[Any]]
 UNIT_ROUNDOFF: dict[Route, float] = {"float32": 2.0**-24, "float64": 2.0**-53, "svd": 2.0**-53}
 LARGEST_DEFECT: dict[Route, float] = {"float32": 1e-3, "float64": 1e-9, "svd": 1e-9}
 """Bound on the loss of orthogonality of computed vectors, in ``check_orthonormal``'s measure."""
+RAISED = 2.0
+"""Eigenvalue of deflated directions over the largest of the rest."""
 EIGENVALUE_ERROR = 8.0
 """Bound on ``|computed - true| / (u lambda_1)``."""
 BLOCK_ELEMENTS = 1 << 22
@@ -52,9 +55,15 @@ class Decomposition(Protocol):
 
     route: Route
     spectrum: Spectrum
+    remainder: Matrix
+    """The delta without its first ``deflated`` directions; the delta itself when that is 0."""
+    deflated: int
 
     def vectors(self, start: int, stop: int) -> Matrix:
-        """Singular vectors ``start <= i < stop`` of the short side, as columns."""
+        """Singular vectors ``start <= i < stop`` of the short side, as columns.
+
+        Of the deflated directions only all together: neither end lies among them.
+        """
         ...
 
     def coupling(self) -> float:
@@ -113,34 +122,43 @@ def gram_matrix(delta: Matrix, dtype: type[np.float32] | type[np.float64]) -> Ma
     return gram
 
 
-def _spectrum_of_eigenvalues(eigenvalues: NDArray[np.float64], route: Route) -> Spectrum:
-    """Descending singular values from eigenvalues of the Gram matrix, with error bounds.
+def _spectrum_of_eigenvalues(
+    eigenvalues: NDArray[np.float64], route: Route, leading: Leading | None = None
+) -> Spectrum:
+    """Descending singular values from ascending eigenvalues of the Gram matrix, with error bounds.
 
     The square root turns a small absolute error into a large one near zero:
-    ``sqrt(x + e) - sqrt(x)`` above and ``sqrt(x) - sqrt(max(x - e, 0))`` below.
+    ``sqrt(x + e) - sqrt(x)`` above and ``sqrt(x) - sqrt(max(x - e, 0))`` below. Deflated directions
+    bring their own values, good to a few units of float32.
     """
     descending = np.maximum(eigenvalues[::-1], 0.0)
     error = EIGENVALUE_ERROR * UNIT_ROUNDOFF[route] * descending[0]
+    if leading is not None:
+        error += leading.coupling
+        raised = RAISED * leading.next_level
+        if (
+            descending[leading.count - 1] < 0.9 * raised
+            or not (descending[leading.count : leading.count + 1] < 0.9 * raised).all()
+        ):
+            raise SpectrumError("deflation: the directions taken out are not the leading ones")
     values = np.sqrt(descending)
     above = np.sqrt(descending + error) - values
     below = values - np.sqrt(np.maximum(descending - error, 0.0))
-    return Spectrum(values, np.maximum(above, below))
+    errors = np.maximum(above, below)
+    if leading is not None:
+        values[: leading.count] = leading.singular_values
+        errors[: leading.count] = 64 * UNIT_ROUNDOFF[route] * leading.singular_values
+    return Spectrum(values, errors)
 
 
-@dataclass(frozen=True, slots=True)
-class _GramErrors:
-    """Error scale of the Gram routes.
+def gram_coupling(eigenvalues: NDArray[np.float64], route: Route) -> float:
+    """Error scale of the Gram routes: ``2 u ||G||_F / sqrt(r)``.
 
-    Errors of the Gram matrix and of its reduction spread evenly over the eigenbasis: entries of
-    about ``u ||G||_F / sqrt(r)``; 2 bounds what was measured (at most 0.7).
+    Errors of the Gram matrix and of its reduction spread evenly over the eigenbasis; measured
+    entries stayed below 0.7 of ``u ||G||_F / sqrt(r)``.
     """
-
-    route: Route
-    eigenvalues: NDArray[np.float64]
-
-    def coupling(self) -> float:
-        frobenius = float(np.linalg.norm(self.eigenvalues))
-        return 2.0 * UNIT_ROUNDOFF[self.route] * frobenius / math.sqrt(self.eigenvalues.size)
+    frobenius = float(np.linalg.norm(eigenvalues))
+    return 2.0 * UNIT_ROUNDOFF[route] * frobenius / math.sqrt(eigenvalues.size)
 
 
 class _LapackGram:
@@ -152,7 +170,18 @@ class _LapackGram:
         reduce = lapack.ssytrd if single else lapack.dsytrd
         self._back = lapack.sormqr if single else lapack.dormqr
         self._dtype = np.float32 if single else np.float64
-        gram = gram_matrix(delta, np.float32 if single else np.float64)
+        leading = leading_directions(delta, UNIT_ROUNDOFF[route]) if single else None
+        self._leading = leading
+        self.deflated = 0 if leading is None else leading.count
+        self.remainder = delta if leading is None else leading.remainder(delta)
+        gram = gram_matrix(self.remainder, np.float32 if single else np.float64)
+        if leading is not None:
+            # The directions taken out come back as eigenvalues just above the rest, so that
+            # every direction keeps its place in the order.
+            gram = blas.ssyrk(
+                RAISED * leading.next_level, leading.vectors, beta=1.0, c=gram, lower=1,
+                overwrite_c=1,
+            )  # fmt: skip
         self._work = 64 * gram.shape[0]
         self._reflectors, diagonal, beside, self._scales, info = reduce(
             gram, lower=1, lwork=self._work, overwrite_a=1
@@ -164,20 +193,24 @@ class _LapackGram:
         if eigenvalues.size > 1:
             eigenvalues, info = lapack.dsterf(self._diagonal, self._beside)
             _check_converged(info, "sterf")
-        self.spectrum = _spectrum_of_eigenvalues(eigenvalues, route)
+        self._eigenvalues = eigenvalues[::-1]
+        self.spectrum = _spectrum_of_eigenvalues(eigenvalues, route, leading)
 
     def vectors(self, start: int, stop: int) -> Matrix:
         r = self.spectrum.r
         if r == 1:
             return np.ones((1, stop - start), dtype=self._dtype)
-        _, tridiagonal = scipy.linalg.eigh_tridiagonal(
-            self._diagonal,
-            self._beside,
-            select="i",
-            select_range=(r - stop, r - start - 1),
-            lapack_driver="stemr",
-            check_finite=False,
-        )
+        try:
+            _, tridiagonal = scipy.linalg.eigh_tridiagonal(
+                self._diagonal,
+                self._beside,
+                select="i",
+                select_range=(r - stop, r - start - 1),
+                lapack_driver="stemr",
+                check_finite=False,
+            )
+        except np.linalg.LinAlgError as error:
+            raise SpectrumError(f"LAPACK stemr: {error}") from None
         # LAPACK ascends, singular values descend.
         vectors: Matrix = np.array(tridiagonal[:, ::-1], dtype=self._dtype, order="F")
         # SciPy has no ormtr. With lower=1 the reflectors stand below the first subdiagonal, so
@@ -192,7 +225,8 @@ class _LapackGram:
         return vectors
 
     def coupling(self) -> float:
-        return _GramErrors(self.route, self.levels()).coupling()
+        beside = 0.0 if self._leading is None else self._leading.coupling
+        return gram_coupling(self._eigenvalues, self.route) + beside
 
     def levels(self) -> NDArray[np.float64]:
         return np.square(self.spectrum.singular_values)
@@ -206,6 +240,7 @@ class TorchGram:
 
     def __init__(self, delta: Matrix, route: Route, *, device: str) -> None:
         self.route = route
+        self.remainder, self.deflated = delta, 0
         dtype = torch.float32 if route == "float32" else torch.float64
         rows, columns = delta.shape
         r = min(rows, columns)
@@ -217,7 +252,10 @@ class TorchGram:
             )
             block = torch.from_numpy(np.ascontiguousarray(part)).to(device=device, dtype=dtype)
             gram += block.T @ block if rows >= columns else block @ block.T
-        eigenvalues, self._vectors = torch.linalg.eigh(gram)
+        try:
+            eigenvalues, self._vectors = torch.linalg.eigh(gram)
+        except RuntimeError as error:
+            raise SpectrumError(f"eigh on {device}: {error}") from None
         residual = gram @ self._vectors[:, -1] - eigenvalues[-1] * self._vectors[:, -1]
         if not float(residual.norm()) <= 64 * UNIT_ROUNDOFF[route] * r * float(eigenvalues[-1]):
             raise SpectrumError(
@@ -235,7 +273,7 @@ class TorchGram:
         return vectors
 
     def coupling(self) -> float:
-        return _GramErrors(self.route, self.levels()).coupling()
+        return gram_coupling(self.levels(), self.route)
 
     def levels(self) -> NDArray[np.float64]:
         return np.square(self.spectrum.singular_values)
@@ -245,8 +283,10 @@ class _FullSvd:
     """Float64 full SVD: what the oracle computes, for deltas too delicate for a Gram matrix."""
 
     route: Route = "svd"
+    deflated = 0
 
     def __init__(self, delta: Matrix) -> None:
+        self.remainder = delta
         left, values, right = singular_value_decomposition(np.asarray(delta, dtype=np.float64))
         self._short_side = left if delta.shape[0] < delta.shape[1] else right.T
         # The oracle takes its own singular values at their word, and so does the last resort.

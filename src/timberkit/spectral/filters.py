@@ -121,7 +121,8 @@ def timber_l(variant: TimberL, spectrum: Spectrum) -> Gains:
 @gains.register
 def truncate_rank(variant: TruncateRank, spectrum: Spectrum) -> Gains:
     """1 for i < ceil(ratio * r), 0 after: Truncate-R of arXiv 2509.23595, table 3."""
-    return head_and_tail(spectrum.r, ceil_within_tolerance(variant.ratio * spectrum.r, 1), 0.0)
+    head = max(ceil_within_tolerance(variant.ratio * spectrum.r, 1), 1)
+    return head_and_tail(spectrum.r, head, 0.0)
 
 
 @gains.register

@@ -87,9 +87,11 @@ def effective_rank_error(singular_values: ArrayLike, errors: ArrayLike) -> float
     0.0
     """
     values, error = _checked(singular_values), np.asarray(errors, dtype=np.float64)
-    total = values.sum()
-    if total == 0:
+    largest = values.max()
+    if largest == 0:
         return math.inf if error.any() else 0.0
+    values, error = values / largest, error / largest  # the sum of huge values is infinite
+    total = values.sum()
     entropy = _entropy(values)
     floor = np.finfo(np.float64).tiny
     shares = np.maximum(np.maximum(values, error) / total, floor)
@@ -134,4 +136,4 @@ def energy_share(singular_values: ArrayLike, head: int) -> float:
     if largest == 0:
         return 1.0
     squares = np.square(values / largest)
-    return float(squares[:head].sum() / squares.sum())
+    return min(float(squares[:head].sum() / squares.sum()), 1.0)

@@ -44,6 +44,8 @@ MIXING_WINDOW = 512
 """Directions on each side of a cut that the mixing estimate looks at; farther pairs add little."""
 ROW_BLOCK_ELEMENTS = 1 << 18
 """Elements assembled at a time; a megabyte of float32 stays in the cache. Fixed for all runs."""
+SINGLE_PRECISION_SIDE = 256
+"""Smaller matrices take milliseconds in float64; there one flipped element is a larger share."""
 SIXTEEN_BIT = (torch.bfloat16, torch.float16)
 FLOATING = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -113,7 +115,7 @@ def refine_matrix(
     filtered = [i for i, constant in enumerate(constants) if constant is None]
     if filtered:
         assert found is not None  # a gain that varies comes from a spectrum
-        assembled = _assemble(base, instruct, delta, scale, found, out_dtype)
+        assembled = _assemble(base, instruct, scale, found, out_dtype)
         for i, result in zip(filtered, assembled, strict=True):
             results[i] = result
     weights = tuple(result.weight for result in results if result is not None)
@@ -191,7 +193,8 @@ def _constant_gains(
 class _Solved:
     """A decomposition good enough for all methods: their gains on it, the vectors they need.
 
-    ``bands`` are all bands of equal gains; ``vectors`` those of every band but ``widest``;
+    ``bands`` are all bands of equal gains; ``vectors`` those of every band but ``widest``, to be
+    projected on from ``matrix`` (the delta, or what deflation left of it);
     ``working`` is the precision of the projections, ``unique`` as in ``MatrixRecord``.
     """
 
@@ -200,6 +203,7 @@ class _Solved:
     gains: tuple[Gains, ...]
     bands: tuple[_Band, ...]
     widest: _Band
+    matrix: Matrix
     vectors: tuple[Matrix, ...]
     working: torch.dtype
     unique: bool
@@ -214,7 +218,7 @@ def _solve(
     device: str,
 ) -> _Solved:
     """Climb the ladder of routes until thresholds are certain and cuts are clean."""
-    narrow = out_dtype in SIXTEEN_BIT and delta.dtype == np.float32
+    narrow = _single_precision_pays(delta, out_dtype)
     ladder: tuple[Route, ...] = ("float32", "float64", "svd") if narrow else ("float64", "svd")
     for route in ladder:
         try:
@@ -226,6 +230,15 @@ def _solve(
         if solved is not None:
             return solved
     raise AssertionError("the last route accepts whatever it finds")
+
+
+def _single_precision_pays(delta: Matrix, out_dtype: torch.dtype) -> bool:
+    """Whether float32 may show in the output at all, and saves time worth the risk of a flip."""
+    return (
+        out_dtype in SIXTEEN_BIT
+        and delta.dtype == np.float32
+        and min(delta.shape) >= SINGLE_PRECISION_SIDE
+    )
 
 
 def _solve_by(
@@ -250,18 +263,27 @@ def _solve_by(
     if route != "svd" and not (clean and all(gain.certain for gain in found)):
         return None
     bands = tuple(_bands(filtered)) if filtered else ()
+    deflated = decomposition.deflated
+    if any(0 < band.start <= deflated for band in bands):
+        return None  # a cut among the deflated directions, which are only known all together
     widest = max(bands, key=lambda band: band.width, default=_Band(0, 0, ()))
     others = [band for band in bands if band is not widest]
     projected = sum(band.width for band in others)
-    # Vectors rounded to float32 leak the leading directions into every projection.
-    leak = 4 * 2.0**-24 * norm * math.sqrt(projected / decomposition.spectrum.r) * weight
-    single = narrow and delta.dtype == np.float32 and leak <= FLIPPED_SHARE / 4
+    # Vectors rounded to float32 leak the leading directions into every projection, unless these
+    # were taken out of the matrix before.
+    behind = all(band.start >= deflated for band in others)
+    matrix = decomposition.remainder if behind else delta
+    present = decomposition.spectrum.singular_values[deflated if behind else 0 :]
+    share = math.sqrt(projected / decomposition.spectrum.r)
+    leak = 4 * 2.0**-24 * float(np.linalg.norm(present)) * share * weight
+    single = _single_precision_pays(delta, out_dtype) and leak <= FLIPPED_SHARE / 4
     return _Solved(
         route=route,
         spectrum=decomposition.spectrum,
         gains=found,
         bands=bands,
         widest=widest,
+        matrix=matrix,
         vectors=tuple(decomposition.vectors(band.start, band.stop) for band in others),
         working=torch.float32 if single else torch.float64,
         unique=clean,
@@ -376,7 +398,6 @@ def _blend(
 def _assemble(
     base: torch.Tensor,
     instruct: torch.Tensor,
-    delta: Matrix,
     scale: float,
     solved: _Solved,
     out_dtype: torch.dtype,
@@ -384,7 +405,7 @@ def _assemble(
     """Project on every band but the widest, combine, round, block of rows by block of rows."""
     working, widest = solved.working, solved.widest
     others = [band for band in solved.bands if band is not widest]
-    factors = [_factors(delta, vectors, working) for vectors in solved.vectors]
+    factors = [_factors(solved.matrix, vectors, working) for vectors in solved.vectors]
     results = [
         _Result(torch.empty_like(instruct, dtype=out_dtype), kept=_kept(solved.bands, i))
         for i in range(len(widest.gains))
