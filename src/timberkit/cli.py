@@ -290,11 +290,12 @@ def clean(
             remove_stage(stage.path)
         state = "still running" if stage.alive else "removed" if removed else "unfinished"
         listed.append({"stage": str(stage.path), "size_bytes": stage.size_bytes, "state": state})
-        console.print(f"{stage.path}: {terminal.size(stage.size_bytes)}, {state}")
+        line = f"{stage.path}: {terminal.size(stage.size_bytes)}, {state}"
+        console.print(line, soft_wrap=True)
     if as_json:
         _print_json(listed)
     elif not listed:
-        console.print(f"{folder}: no unfinished runs.")
+        console.print(f"{folder}: no unfinished runs.", soft_wrap=True)
 
 
 @app.command(epilog=EXIT_CODES)

@@ -98,21 +98,32 @@ def estimate(
 ) -> Estimate:
     """What a plan takes with so many workers (all usable cores when None). O(number of tasks)."""
     count = workers if workers is not None else default_workers(plan)
-    variants = len(plan.recipe.variants)
-    tasks = plan.refine_tasks
-    memory = PROCESS_BYTES + max((task_memory_bytes(task, variants) for task in tasks), default=0)
     return Estimate(
         workers=count,
-        memory_per_worker_bytes=memory,
+        memory_per_worker_bytes=worker_memory_bytes(plan),
         disk_bytes=plan.output_bytes,
-        seconds=None if calibration is None else _seconds(plan, tasks, count, calibration),
+        seconds=None
+        if calibration is None
+        else _seconds(plan, plan.refine_tasks, count, calibration),
     )
 
 
 def default_workers(plan: RefinementPlan) -> int:
-    """One worker for each usable core, where the work is worth starting processes for."""
+    """One worker for each usable core, if the work is worth starting processes for and they fit.
+
+    Two processes and more only where all of them fit into four fifths of the memory.
+    """
     worth = int(sum(map(relative_cost, plan.tasks)) / WORTH_A_WORKER_SECONDS)
-    return max(1, min(usable_cores(), worth, len(plan.refine_tasks)))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    fit = int(0.8 * memory / worker_memory_bytes(plan))
+    return max(1, min(usable_cores(), worth, fit, len(plan.refine_tasks)))
+
+
+def worker_memory_bytes(plan: RefinementPlan) -> int:
+    """Peak memory of a worker: the process and its largest matrix."""
+    variants = len(plan.recipe.variants)
+    largest = (task_memory_bytes(task, variants) for task in plan.refine_tasks)
+    return PROCESS_BYTES + max(largest, default=0)
 
 
 def _seconds(

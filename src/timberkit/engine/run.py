@@ -10,7 +10,6 @@ continues after them. Tasks are noted in groups: one sync of the touched files, 
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -18,9 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from timberkit import records
-from timberkit.checkpoint.stage import Stage, refuse_overlap
-from timberkit.checkpoint.writer import create_shard
+from timberkit.checkpoint.stage import Stage, refuse_overlap, remove_stage
+from timberkit.checkpoint.stage_folder import StageFolder
+from timberkit.checkpoint.writer import create_shard, free_bytes
 from timberkit.config import (
     DEFAULT_FAMILIES,
     AnyVariant,
@@ -39,7 +41,7 @@ from timberkit.engine.job import JobContext, Outcome
 from timberkit.engine.plan import RefinementPlan, plan_refinement
 from timberkit.engine.progress import Meter, ProgressCallback
 from timberkit.engine.sources import OpenPair, open_pair
-from timberkit.errors import InterruptedRunError, ResourceError
+from timberkit.errors import InterruptedRunError, ResourceError, SpectrumError, UsageError
 
 COMMIT_SECONDS = 2.0
 COMMIT_TASKS = 64
@@ -156,31 +158,29 @@ def refine_recipe(
 ) -> RefineResult:
     """``refine`` for a recipe that is built already."""
     started = time.perf_counter()
+    check_device(recipe.device)
     pair = open_pair(recipe)
     planned = plan_refinement(pair.base, pair.instruct, pair.recipe)
     refuse_overlap(output, pair.folders)
+    _check_disk(output, planned)
     digest = hashlib.sha256(f"{pair.recipe.digest()} {TOOL_VERSION}".encode()).hexdigest()
     description = {"recipe": pair.recipe.model_dump(mode="json")}
     with Stage.open(output, digest=digest, description=description, overwrite=overwrite) as stage:
-        resumed = stage.resumed
-        if not stage.published:
-            context = JobContext(
-                variants=recipe.variants,
-                folders=tuple(map(str, variant_folders(recipe, stage.tree).values())),
-                device=recipe.device,
-            )
-            count = workers if workers is not None else default_workers(planned)
-            try:
-                with executor_for(context, count) as executor:
-                    run = _Run(stage, pair, planned, executor)
-                    run.work(on_progress)
-                    run.finish(time.perf_counter() - started, count)
-                stage.publish()
-            except KeyboardInterrupt:
-                raise InterruptedRunError(
-                    f"{output}: stopped before the end; the same command continues from here, and"
-                    f" timberkit clean {stage.output.parent} throws the unfinished work away"
-                ) from None
+        resumed, hopeless = stage.resumed, None
+        try:
+            if not stage.published:
+                _run_in_stage(stage, pair, planned, workers, on_progress, started)
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                f"{output}: stopped before the end; the same command continues from here, and"
+                f" timberkit clean {stage.output.parent} throws the unfinished work away"
+            ) from None
+        except SpectrumError as error:
+            hopeless = error
+    if hopeless is not None:
+        # No later run could finish it: the weights themselves are bad.
+        remove_stage(stage.path)
+        raise hopeless
     folders = variant_folders(pair.recipe, output)
     return RefineResult(
         output=output,
@@ -190,6 +190,53 @@ def refine_recipe(
         resumed=resumed,
         seconds=time.perf_counter() - started,
     )
+
+
+def check_device(device: str) -> None:
+    """Raise UsageError for a CUDA device that this machine or this torch does not have."""
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UsageError(
+            f"device {device}: torch {torch.__version__} finds no CUDA device; leave --device out,"
+            " or install a CUDA build of torch on a machine with a GPU"
+        )
+
+
+def _check_disk(output: Path, planned: RefinementPlan) -> None:
+    """Compare what is needed with what is free; an earlier stage's blocks count as room."""
+    stage = StageFolder.of(output.absolute()).path
+    held = sum(
+        file.stat().st_blocks * 512 for file in stage.rglob("*.safetensors") if file.is_file()
+    )
+    needed, free = planned.output_bytes + SPARE_BYTES, free_bytes(output.absolute().parent)
+    if free + held < needed:
+        variants = len(planned.recipe.variants)
+        raise ResourceError(
+            f"{output.parent}: {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for"
+            f" {variants} variant{'s' if variants > 1 else ''}; free some space, write elsewhere or"
+            " ask for fewer variants"
+        )
+
+
+def _run_in_stage(
+    stage: Stage,
+    pair: OpenPair,
+    planned: RefinementPlan,
+    workers: int | None,
+    on_progress: ProgressCallback | None,
+    started: float,
+) -> None:
+    recipe = pair.recipe
+    context = JobContext(
+        variants=recipe.variants,
+        folders=tuple(map(str, variant_folders(recipe, stage.tree).values())),
+        device=recipe.device,
+    )
+    count = workers if workers is not None else default_workers(planned)
+    with executor_for(context, count) as executor:
+        run = _Run(stage, pair, planned, executor)
+        run.work(on_progress)
+        run.finish(time.perf_counter() - started, count)
+    stage.publish()
 
 
 class _Run:
@@ -251,19 +298,6 @@ class _Run:
 
     def _prepare(self) -> None:
         """Create every shard at its full size; the disk is full now or not at all."""
-        if not self._prepared:
-            needed = self._plan.output_bytes + SPARE_BYTES
-            # A prepare that was cut off holds blocks already, which count as room.
-            held = sum(
-                file.stat().st_blocks * 512 for file in self._stage.tree.rglob("*.safetensors")
-            )
-            free = shutil.disk_usage(self._stage.tree).free
-            if free + held < needed:
-                raise ResourceError(
-                    f"{self._stage.output.parent}: {free / 1e9:.1f} GB free, expected"
-                    f" {needed / 1e9:.1f} GB for {len(self._folders)} variants; free some space,"
-                    " write elsewhere or ask for fewer variants"
-                )
         for folder in self._folders.values():
             for shard in self._plan.layout.shards:
                 create_shard(folder / shard.name, shard)
