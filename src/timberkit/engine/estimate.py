@@ -85,8 +85,8 @@ def task_memory_bytes(task: RefineTask, variants: int) -> int:
     delta of low rank) takes about ``24 m n`` bytes more.
     """
     elements, r = task.rows * task.columns, min(task.rows, task.columns)
-    # The delta, and in float32 its copy without the leading directions.
-    delta = elements * 8
+    wide = max(task.base.size_bytes, task.instruct.size_bytes) > 2 * elements
+    delta = elements * (8 if wide else 4)
     gram = 3 * 8 * r * r
     vectors = r // 2 * (2 * 8 * r + 4 * (task.rows + task.columns))
     sources = task.base.size_bytes + task.instruct.size_bytes

@@ -55,9 +55,8 @@ class Decomposition(Protocol):
 
     route: Route
     spectrum: Spectrum
-    remainder: Matrix
-    """The delta without its first ``deflated`` directions; the delta itself when that is 0."""
-    deflated: int
+    leading: Leading | None
+    """Directions found beforehand and taken out, if any."""
 
     def vectors(self, start: int, stop: int) -> Matrix:
         """Singular vectors ``start <= i < stop`` of the short side, as columns.
@@ -104,21 +103,32 @@ def decompose(delta: Matrix, route: Route, *, device: str = "cpu") -> Decomposit
     return TorchGram(delta, route, device=device)
 
 
-def gram_matrix(delta: Matrix, dtype: type[np.float32] | type[np.float64]) -> Matrix:
+def gram_matrix(
+    delta: Matrix,
+    dtype: type[np.float32] | type[np.float64],
+    leading: Leading | None = None,
+) -> Matrix:
     """Lower triangle of the Gram matrix of the short side, (r, r), Fortran order.
 
-    Blocks along the long side, so that no second full copy of the delta exists in another dtype.
+    With ``leading``, that of the delta without these directions. Blocks along the long side, so
+    that no second full copy of the delta exists in another dtype or without its leading part.
     """
     update = blas.ssyrk if dtype is np.float32 else blas.dsyrk
     rows, columns = delta.shape
     r = min(rows, columns)
+    tall = rows >= columns
     gram = np.zeros((r, r), dtype=dtype, order="F")
     step = max(1, BLOCK_ELEMENTS // r)
     for start in range(0, max(rows, columns), step):
-        part = delta[start : start + step] if rows >= columns else delta[:, start : start + step]
-        block = np.ascontiguousarray(part, dtype=dtype)
+        part = slice(start, start + step)
+        block = np.ascontiguousarray(delta[part] if tall else delta[:, part], dtype=dtype)
+        if leading is not None:
+            # A copy: the delta is needed as it is.
+            long_side = torch.from_numpy(block if tall else block.T)
+            block = leading.without(long_side.clone(), part).numpy()
+            block = block if tall else block.T
         # BLAS reads columns: the transposed view of a C-ordered block is Fortran-ordered as is.
-        gram = update(1.0, block.T, beta=1.0, c=gram, trans=rows < columns, lower=1, overwrite_c=1)
+        gram = update(1.0, block.T, beta=1.0, c=gram, trans=not tall, lower=1, overwrite_c=1)
     return gram
 
 
@@ -171,10 +181,8 @@ class _LapackGram:
         self._back = lapack.sormqr if single else lapack.dormqr
         self._dtype = np.float32 if single else np.float64
         leading = leading_directions(delta, UNIT_ROUNDOFF[route]) if single else None
-        self._leading = leading
-        self.deflated = 0 if leading is None else leading.count
-        self.remainder = delta if leading is None else leading.remainder(delta)
-        gram = gram_matrix(self.remainder, np.float32 if single else np.float64)
+        self.leading = leading
+        gram = gram_matrix(delta, np.float32 if single else np.float64, leading)
         if leading is not None:
             # The directions taken out come back as eigenvalues just above the rest, so that
             # every direction keeps its place in the order.
@@ -225,7 +233,7 @@ class _LapackGram:
         return vectors
 
     def coupling(self) -> float:
-        beside = 0.0 if self._leading is None else self._leading.coupling
+        beside = 0.0 if self.leading is None else self.leading.coupling
         return gram_coupling(self._eigenvalues, self.route) + beside
 
     def levels(self) -> NDArray[np.float64]:
@@ -240,7 +248,7 @@ class TorchGram:
 
     def __init__(self, delta: Matrix, route: Route, *, device: str) -> None:
         self.route = route
-        self.remainder, self.deflated = delta, 0
+        self.leading: Leading | None = None
         dtype = torch.float32 if route == "float32" else torch.float64
         rows, columns = delta.shape
         r = min(rows, columns)
@@ -283,10 +291,9 @@ class _FullSvd:
     """Float64 full SVD: what the oracle computes, for deltas too delicate for a Gram matrix."""
 
     route: Route = "svd"
-    deflated = 0
+    leading: Leading | None = None
 
     def __init__(self, delta: Matrix) -> None:
-        self.remainder = delta
         left, values, right = singular_value_decomposition(np.asarray(delta, dtype=np.float64))
         self._short_side = left if delta.shape[0] < delta.shape[1] else right.T
         # The oracle takes its own singular values at their word, and so does the last resort.

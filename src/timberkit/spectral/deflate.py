@@ -53,15 +53,13 @@ class Leading:
         """Number of directions, p."""
         return int(self.singular_values.size)
 
-    def remainder(self, delta: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """The delta without these directions: a new (m, n) float32 matrix."""
-        rows, columns = delta.shape
-        vectors, images = torch.from_numpy(self.vectors), torch.from_numpy(self.images)
-        left, right = (images, vectors.T) if rows >= columns else (vectors, images.T)
-        rest: NDArray[np.float32] = torch.addmm(
-            torch.from_numpy(delta), left, right, alpha=-1.0
-        ).numpy()
-        return rest
+    def without(self, block: torch.Tensor, part: slice) -> torch.Tensor:
+        """A block of the delta, taken along its long side, without these directions; in place.
+
+        ``block`` is (long part, r): rows of a tall delta, columns of a wide one, transposed.
+        """
+        images = torch.from_numpy(self.images[part])
+        return block.addmm_(images, torch.from_numpy(self.vectors).T, alpha=-1.0)
 
 
 def leading_directions(delta: NDArray[np.floating[Any]], unit_roundoff: float) -> Leading | None:

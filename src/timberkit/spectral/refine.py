@@ -28,6 +28,7 @@ from timberkit.config import AnyVariant, variant_name
 from timberkit.errors import SpectrumError
 from timberkit.records import ChangeRecord, MatrixRecord
 from timberkit.spectral.decompose import Decomposition, Matrix, Route, decompose
+from timberkit.spectral.deflate import Leading
 from timberkit.spectral.filters import Gains, Spectrum, constant_gain, gains
 from timberkit.spectral.rank import (
     effective_rank,
@@ -115,7 +116,7 @@ def refine_matrix(
     filtered = [i for i, constant in enumerate(constants) if constant is None]
     if filtered:
         assert found is not None  # a gain that varies comes from a spectrum
-        assembled = _assemble(base, instruct, scale, found, out_dtype)
+        assembled = _assemble(base, instruct, delta, scale, found, out_dtype)
         for i, result in zip(filtered, assembled, strict=True):
             results[i] = result
     weights = tuple(result.weight for result in results if result is not None)
@@ -193,8 +194,8 @@ def _constant_gains(
 class _Solved:
     """A decomposition good enough for all methods: their gains on it, the vectors they need.
 
-    ``bands`` are all bands of equal gains; ``vectors`` those of every band but ``widest``, to be
-    projected on from ``matrix`` (the delta, or what deflation left of it);
+    ``bands`` are all bands of equal gains; ``vectors`` those of every band but ``widest``;
+    ``leading`` are directions that lie in none of these bands, if such are known;
     ``working`` is the precision of the projections, ``unique`` as in ``MatrixRecord``.
     """
 
@@ -203,7 +204,7 @@ class _Solved:
     gains: tuple[Gains, ...]
     bands: tuple[_Band, ...]
     widest: _Band
-    matrix: Matrix
+    leading: Leading | None
     vectors: tuple[Matrix, ...]
     working: torch.dtype
     unique: bool
@@ -263,7 +264,8 @@ def _solve_by(
     if route != "svd" and not (clean and all(gain.certain for gain in found)):
         return None
     bands = tuple(_bands(filtered)) if filtered else ()
-    deflated = decomposition.deflated
+    leading = decomposition.leading
+    deflated = 0 if leading is None else leading.count
     if any(0 < band.start <= deflated for band in bands):
         return None  # a cut among the deflated directions, which are only known all together
     widest = max(bands, key=lambda band: band.width, default=_Band(0, 0, ()))
@@ -272,7 +274,6 @@ def _solve_by(
     # Vectors rounded to float32 leak the leading directions into every projection, unless these
     # were taken out of the matrix before.
     behind = all(band.start >= deflated for band in others)
-    matrix = decomposition.remainder if behind else delta
     present = decomposition.spectrum.singular_values[deflated if behind else 0 :]
     share = math.sqrt(projected / decomposition.spectrum.r)
     leak = 4 * 2.0**-24 * float(np.linalg.norm(present)) * share * weight
@@ -283,7 +284,7 @@ def _solve_by(
         gains=found,
         bands=bands,
         widest=widest,
-        matrix=matrix,
+        leading=leading if behind else None,
         vectors=tuple(decomposition.vectors(band.start, band.stop) for band in others),
         working=torch.float32 if single else torch.float64,
         unique=clean,
@@ -360,7 +361,7 @@ class _Result:
         self.correction_squared += _squared_norm(value - instruct)
         back = rounded.to(value.dtype)
         self.changed += int(torch.count_nonzero(back != instruct))
-        self.rounding_squared += _squared_norm(back.sub_(value))
+        self.rounding_squared += _squared_norm(back - value)  # back may be a view of a source
 
 
 def _squared_norm(values: torch.Tensor) -> float:
@@ -398,6 +399,7 @@ def _blend(
 def _assemble(
     base: torch.Tensor,
     instruct: torch.Tensor,
+    delta: Matrix,
     scale: float,
     solved: _Solved,
     out_dtype: torch.dtype,
@@ -405,7 +407,7 @@ def _assemble(
     """Project on every band but the widest, combine, round, block of rows by block of rows."""
     working, widest = solved.working, solved.widest
     others = [band for band in solved.bands if band is not widest]
-    factors = [_factors(solved.matrix, vectors, working) for vectors in solved.vectors]
+    factors = [_factors(delta, solved.leading, vectors, working) for vectors in solved.vectors]
     results = [
         _Result(torch.empty_like(instruct, dtype=out_dtype), kept=_kept(solved.bands, i))
         for i in range(len(widest.gains))
@@ -428,14 +430,22 @@ def _kept(bands: Sequence[_Band], i: int) -> int:
 
 
 def _factors(
-    delta: Matrix, vectors: Matrix, working: torch.dtype
+    delta: Matrix, leading: Leading | None, vectors: Matrix, working: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``L (m, k)`` and ``R (k, n)`` with ``L R = P_b``, the delta projected on the vectors."""
+    """``L (m, k)`` and ``R (k, n)`` with ``L R = P_b``, the delta projected on the vectors.
+
+    Vectors rounded to float32 are not quite orthogonal to the leading directions, which are large:
+    what of these got into the projection is taken out again.
+    """
     short = torch.from_numpy(np.ascontiguousarray(vectors)).to(working)
     matrix = torch.from_numpy(delta)
     tall = delta.shape[0] >= delta.shape[1]
     if matrix.dtype == working:
-        return (matrix @ short, short.T) if tall else (short, short.T @ matrix)
+        image = matrix @ short if tall else matrix.T @ short
+        if leading is not None:
+            overlap = torch.from_numpy(leading.vectors).to(working).T @ short
+            image.addmm_(torch.from_numpy(leading.images).to(working), overlap, alpha=-1.0)
+        return (image, short.T) if tall else (short, image.T)
     # Converted in blocks, so that no second full copy of the delta exists.
     blocks = _row_blocks(*delta.shape)
     if tall:
