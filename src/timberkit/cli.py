@@ -21,6 +21,7 @@ import typer
 from timberkit.config import METHODS, RefineRecipe, build_recipe, read_recipe_fields
 from timberkit.errors import (
     EXIT_CHECK_FAILED,
+    EXIT_INTERRUPTED,
     InterruptedRunError,
     RecipeError,
     TimberkitError,
@@ -391,3 +392,6 @@ def main() -> None:
     except TimberkitError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except SystemExit as ended:
+        # 130 is typer's code for Ctrl-C before a command has begun.
+        sys.exit(EXIT_INTERRUPTED if ended.code == 130 else ended.code)
