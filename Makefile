@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check sapling clean help
+.PHONY: demo test check bench sapling clean help
 
 help:           ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
@@ -20,6 +20,9 @@ test: $(STAMP)  ## run the tests
 
 check: $(STAMP) ## lint, format, types, layer contract
 	scripts/check
+
+bench: $(STAMP) ## measure against the published algorithm (minutes), write docs/performance.md
+	$(BIN)/python benchmarks/refine.py --model qwen3-0.6b --scaling --write-docs $(BENCH_ARGS)
 
 sapling: $(STAMP) ## train the embedded pair again, into build/sapling (about half an hour)
 	$(BIN)/python -m timberkit.sapling.training --output build/sapling

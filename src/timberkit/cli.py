@@ -173,9 +173,6 @@ def refine(
     timberkit refine BASE INSTRUCT -o OUT --variant timber-l --variant merge:mu=0.8
     timberkit refine --config recipe.yaml -o OUT
     """
-    from timberkit import terminal
-    from timberkit.engine.run import refine_recipe
-
     recipe = _recipe(
         base, instruct, config, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
         variants=variant or None, families=_listed(families), layers=layers,
@@ -186,6 +183,9 @@ def refine(
         return
     if output is None:
         raise UsageError("no output named; add: -o FOLDER")
+    from timberkit import terminal
+    from timberkit.engine.run import refine_recipe
+
     with terminal.progress_bar(shown=not quiet and not as_json) as on_progress:
         result = refine_recipe(
             recipe, output, workers=workers, overwrite=overwrite, on_progress=on_progress
@@ -292,11 +292,11 @@ def clean(
         state = "still running" if stage.alive else "removed" if removed else "unfinished"
         listed.append({"stage": str(stage.path), "size_bytes": stage.size_bytes, "state": state})
         line = f"{stage.path}: {terminal.size(stage.size_bytes)}, {state}"
-        console.print(line, soft_wrap=True)
+        console.print(line)
     if as_json:
         _print_json(listed)
     elif not listed:
-        console.print(f"{folder}: no unfinished runs.", soft_wrap=True)
+        console.print(f"{folder}: no unfinished runs.")
 
 
 @app.command(epilog=EXIT_CODES)

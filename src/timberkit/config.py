@@ -135,7 +135,12 @@ def variant_name(variant: AnyVariant) -> str:
 
 
 def _read_variant(value: object) -> object:
-    return parse_variant(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_variant(value)
+    except RecipeError as error:  # a ValueError joins the other wrong fields in one report
+        raise ValueError(str(error)) from None
 
 
 Variant: TypeAlias = Annotated[
@@ -327,7 +332,7 @@ def read_recipe_fields(path: Path) -> dict[str, Any]:
             if path.stat().st_size > LARGEST_RECIPE_BYTES:
                 raise RecipeError(f"{path}: over 1 MiB; that is no recipe")
             fields = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: bad UTF-8, JSON, date
         raise RecipeError(f"{path}: cannot be read as a recipe: {error}") from None
     except RecursionError:
         raise RecipeError(f"{path}: nested too deeply for a recipe") from None
@@ -342,13 +347,18 @@ def read_recipe_fields(path: Path) -> dict[str, Any]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML without aliases: a 1 KB file of nested aliases expands to gigabytes."""
+    """Safe YAML without tags and aliases: 1 KB of nested aliases expands to gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(
                 None, None, "aliases (*name) are not allowed in a recipe", event.start_mark
+            )
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "tag", None) is not None:
+            raise yaml.composer.ComposerError(
+                None, None, f"tags ({event.tag}) are not allowed in a recipe", event.start_mark
             )
         return super().compose_node(parent, index)
 

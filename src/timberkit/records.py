@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from timberkit.errors import CheckpointError
+
+_EXACTLY = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class ChangeRecord:
             1 the output dtype cannot show the correction. None without a correction.
         changed: share of elements that differ from Instruct's after rounding.
     """
+
+    __pydantic_config__ = _EXACTLY
 
     variant: str
     kept: int | None
@@ -50,6 +54,8 @@ class MatrixRecord:
         unique: whether directions on both sides of every cut are told apart by the route taken.
     """
 
+    __pydantic_config__ = _EXACTLY
+
     rows: int
     columns: int
     route: str
@@ -66,6 +72,8 @@ class MatrixRecord:
 @dataclass(frozen=True, slots=True)
 class TensorRecord:
     """What became of one matrix of a checkpoint: a whole tensor, or one expert of a fused one."""
+
+    __pydantic_config__ = _EXACTLY
 
     name: str
     index: int | None

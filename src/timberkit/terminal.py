@@ -37,7 +37,7 @@ from timberkit.records import ChangeRecord
 def results(*, quiet: bool = False) -> Console:
     """Console on stdout for results; tables get 100 columns where no terminal sets the width."""
     width = None if sys.stdout.isatty() else 100
-    return Console(markup=False, highlight=False, quiet=quiet, width=width)
+    return Console(markup=False, highlight=False, quiet=quiet, width=width, soft_wrap=True)
 
 
 def messages(*, quiet: bool = False) -> Console:
@@ -160,9 +160,8 @@ def show_result(console: Console, result: RefineResult) -> None:
     console.print(
         "Medians over matrices: size of the correction relative to the weight, rounding of the"
         " output relative to the correction, share of elements that differ from Instruct's.",
-        soft_wrap=True,
     )
-    console.print(f"{copied} tensors copied from Instruct bit for bit: {reasons}.", soft_wrap=True)
+    console.print(f"{copied} tensors copied from Instruct bit for bit: {reasons}.")
     if result.plan.base_only:
         console.print(f"{len(result.plan.base_only)} tensors only in Base were not written.")
     resumed = ", continued from an earlier run" if result.resumed else ""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -152,9 +154,9 @@ def calibrate(*, cache: Path | None = None) -> Calibration:
             tuple(int(side) for side in kept["sides"]),
             tuple(float(rate) for rate in kept["flops_per_second"]),
         )
-        if found.machine == machine and len(found.sides) == len(found.flops_per_second) > 0:
+        if found.machine == machine and _is_plausible(found):
             return found
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         pass
     measured = _measure(machine)
     try:
@@ -163,6 +165,12 @@ def calibrate(*, cache: Path | None = None) -> Calibration:
     except OSError:
         pass
     return measured
+
+
+def _is_plausible(found: Calibration) -> bool:
+    ascending = all(0 < a < b for a, b in pairwise((*found.sides, sys.maxsize)))
+    rates = found.flops_per_second
+    return ascending and len(rates) == len(found.sides) > 0 and all(0 < r < 1e18 for r in rates)
 
 
 def _measure(machine: str) -> Calibration:

@@ -130,7 +130,12 @@ class ProcessPool:
         waiting = iter(tasks)
         running: set[Future[Outcome]] = set()
         for task in waiting:
-            running.add(pool.submit(_perform_in_worker, task))
+            # Workers inherit the mask: Ctrl-C must not reach one that is still importing.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                running.add(pool.submit(_perform_in_worker, task))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             if len(running) >= most:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:

@@ -18,8 +18,9 @@ from timberkit.config import (
     variant_name,
 )
 from timberkit.engine.execute import one_thread
+from timberkit.engine.job import refuse_overflow
 from timberkit.engine.plan import select_tensors
-from timberkit.errors import CheckpointError, SpectrumError
+from timberkit.errors import CheckpointError, InputError, SpectrumError
 from timberkit.spectral.refine import refine_matrix
 
 _STORED_DTYPES = {getattr(torch, name): stored for stored, name in TORCH_NAMES.items()
@@ -64,6 +65,8 @@ def refine_state_dicts(
             if tensor.action == "copy":
                 floating = dtype is not None and source.is_floating_point()
                 kept = source.to(dtype) if floating else source
+                if floating and bool(torch.isfinite(source).all()):
+                    refuse_overflow(tensor.name, kept)
                 for result in results.values():
                     result[tensor.name] = kept
                 continue
@@ -91,6 +94,8 @@ def _refine(
         parts = [refine_matrix(b, i, variants, dtype=dtype).weights for b, i in slices]
     except SpectrumError as error:
         raise SpectrumError(f"tensor {name!r}: {error}") from None
+    except InputError as error:
+        raise CheckpointError(f"tensor {name!r}: {error}") from None
     return [torch.stack(weights).reshape(instruct.shape) for weights in zip(*parts, strict=True)]
 
 

@@ -18,7 +18,7 @@ from timberkit.checkpoint.reader import read_range, torch_dtype
 from timberkit.checkpoint.writer import copy_range, write_at
 from timberkit.config import AnyVariant
 from timberkit.engine.tasks import CastTask, CopyTask, HashTask, Place, RefineTask, Task
-from timberkit.errors import CheckpointError, SpectrumError
+from timberkit.errors import CheckpointError, InputError, SpectrumError
 from timberkit.spectral.refine import refine_matrix
 
 
@@ -80,11 +80,8 @@ def _refine(context: JobContext, task: RefineTask) -> Outcome:
             f"tensor {task.name!r}{part}: {error}; the checkpoint is damaged, or the training that"
             " made it diverged: restore it, or leave the tensor out with --exclude"
         ) from None
-    if not all(bool(torch.isfinite(weight).all()) for weight in refinement.weights):
-        raise CheckpointError(
-            f"tensor {task.name!r}: values overflow {task.target.dtype}; choose --dtype bfloat16 or"
-            " float32"
-        )
+    except InputError as error:
+        raise CheckpointError(f"tensor {task.name!r}: {error}") from None
     written = tuple(
         _put(folder, task.target, weight)
         for folder, weight in zip(context.folders, refinement.weights, strict=True)
@@ -110,12 +107,19 @@ def _copy(context: JobContext, task: CopyTask) -> Outcome:
 def _cast(context: JobContext, task: CastTask) -> Outcome:
     values = load(task.source, (-1,))
     cast = values.to(torch_dtype(task.target.dtype))
-    if not bool((torch.isfinite(cast) == torch.isfinite(values)).all()):
-        raise CheckpointError(
-            f"tensor {task.name!r}: values up to {float(values.abs().amax()):.3g} overflow"
-            f" {task.target.dtype}; choose --dtype bfloat16 or float32"
-        )
+    if bool(torch.isfinite(values).all()):  # an Inf that Instruct itself holds stays one
+        refuse_overflow(task.name, cast)
     return Outcome(task.key, tuple(_put(folder, task.target, cast) for folder in context.folders))
+
+
+def refuse_overflow(name: str, tensor: torch.Tensor) -> None:
+    """Raise CheckpointError where a change of dtype has made values infinite."""
+    if not bool(torch.isfinite(tensor).all()):
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"tensor {name!r}: values overflow {dtype}, expected them to fit; choose bfloat16 or"
+            " float32"
+        )
 
 
 def _put(folder: str, target: Place, values: torch.Tensor) -> str:

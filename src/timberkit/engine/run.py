@@ -66,7 +66,12 @@ def recipe_of(
     base: str | Path | Source,
     instruct: str | Path | Source,
     *,
-    variants: str | AnyVariant | Sequence[str | AnyVariant] = ("timber:lam=0.2",),
+    variants: str | AnyVariant | Sequence[str | AnyVariant] | None = None,
+    method: str | None = None,
+    lam: float | None = None,
+    mu: float | None = None,
+    ratio: float | None = None,
+    energy: float | None = None,
     families: Sequence[str] = DEFAULT_FAMILIES,
     layers: str | None = None,
     include: Sequence[str] = (),
@@ -74,19 +79,24 @@ def recipe_of(
     dtype: str | None = None,
     device: str = "cpu",
 ) -> RefineRecipe:
-    """Build a recipe from the options of ``refine``; RecipeError lists every wrong one."""
-    several = [variants] if isinstance(variants, str | Frozen) else list(variants)
-    return build_recipe(
-        {
-            "base": _source(base),
-            "instruct": _source(instruct),
-            "variants": parse_variants(several),
-            "selection": build_selection(families, layers, include, exclude),
-            "dtype": dtype,
-            "device": device,
-        },
-        where="options",
-    )
+    """Build a recipe from the options of ``refine``; RecipeError lists every wrong one.
+
+    ``variants`` (``"timber:lam=0.2"``, objects of ``timberkit.config``, or a list of either), or
+    ``method`` with its parameter; Timber at lambda 0.2 when neither is given.
+    """
+    fields: dict[str, Any] = {
+        "base": _source(base),
+        "instruct": _source(instruct),
+        "selection": build_selection(families, layers, include, exclude),
+        "dtype": dtype,
+        "device": device,
+    }
+    flat = {"method": method, "lam": lam, "mu": mu, "ratio": ratio, "energy": energy}
+    fields |= {name: value for name, value in flat.items() if value is not None}
+    if variants is not None:
+        several = [variants] if isinstance(variants, str | Frozen) else list(variants)
+        fields["variants"] = parse_variants(several)
+    return build_recipe(fields, where="options")
 
 
 def _source(given: str | Path | Source) -> str | Source:
@@ -125,7 +135,8 @@ def refine(
             a script.
         overwrite: replace an output of timberkit that is there, in one step, at the end.
         on_progress: called after every task, in this process.
-        options: of ``recipe_of``: variants, families, layers, include, exclude, dtype, device.
+        options: of ``recipe_of``: variants, or method with its parameter; families, layers,
+            include, exclude, dtype, device.
 
     Returns:
         A ``RefineResult``.

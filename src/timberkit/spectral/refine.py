@@ -8,28 +8,26 @@ and since ``sum_b P_b = delta`` the widest band needs no vectors: it is taken fr
 ``W_instruct`` when its gain is 1. All methods of a pass share the bands, each adds a scaled
 subtraction and a rounding. Gains all 1, or all 0, copy the source: no arithmetic touches it.
 
-Precision is a ladder (``decompose``): the next route is taken while a threshold of some method is
-not certain, or while directions on both sides of a cut could mix so much that more than a
-``FLIPPED_SHARE`` of the output's elements would round differently.
+How precisely the delta is solved for that is decided in ``ladder``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from timberkit.config import AnyVariant, variant_name
-from timberkit.errors import SpectrumError
+from timberkit.errors import InputError, SpectrumError
 from timberkit.records import ChangeRecord, MatrixRecord
-from timberkit.spectral.decompose import Decomposition, Matrix, Route, decompose
+from timberkit.spectral.decompose import Matrix, decompose
 from timberkit.spectral.deflate import Leading
-from timberkit.spectral.filters import Gains, Spectrum, constant_gain, gains
+from timberkit.spectral.filters import constant_gain
+from timberkit.spectral.ladder import SIXTEEN_BIT, Band, Solved, solve
 from timberkit.spectral.rank import (
     effective_rank,
     effective_rank_cut,
@@ -37,20 +35,8 @@ from timberkit.spectral.rank import (
     energy_share,
 )
 
-FLIPPED_SHARE = 1e-3
-"""Predicted share of 16-bit elements that may round otherwise before a finer route is taken.
-
-What is promised of the result; the prediction is at least three times what was ever measured.
-"""
-FULL_PRECISION_ERROR = 1e-9
-"""Predicted error relative to the delta's norm that 32- and 64-bit outputs may have."""
-MIXING_WINDOW = 512
-"""Directions on each side of a cut that the mixing estimate looks at; farther pairs add little."""
 ROW_BLOCK_ELEMENTS = 1 << 18
 """Elements assembled at a time; a megabyte of float32 stays in the cache. Fixed for all runs."""
-SINGLE_PRECISION_SIDE = 256
-"""Smaller matrices take milliseconds in float64; there one flipped element is a larger share."""
-SIXTEEN_BIT = (torch.bfloat16, torch.float16)
 FLOATING = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
@@ -60,19 +46,6 @@ class Refinement:
 
     weights: tuple[torch.Tensor, ...]
     record: MatrixRecord
-
-
-@dataclass(frozen=True, slots=True)
-class _Band:
-    """Directions ``start <= i < stop``, on each of which every method has one gain."""
-
-    start: int
-    stop: int
-    gains: tuple[float, ...]
-
-    @property
-    def width(self) -> int:
-        return self.stop - self.start
 
 
 def refine_matrix(
@@ -97,6 +70,7 @@ def refine_matrix(
 
     Raises:
         SpectrumError: NaN or Inf in a weight.
+        InputError: a result that overflows another ``dtype``.
         ValueError: shapes that differ or are not 2-D, another dtype.
 
     Cost: ``m n r`` flops for the Gram matrix, ``4/3 r^3`` for its reduction, ``4 m n k`` for the
@@ -107,22 +81,32 @@ def refine_matrix(
     """
     _check_arguments(base, instruct, variants)
     out_dtype = instruct.dtype if dtype is None else dtype
+    if out_dtype not in FLOATING:
+        raise ValueError(f"found {out_dtype} for the output, expected a floating dtype of 16+ bits")
+    if out_dtype not in FLOATING:
+        raise ValueError(f"found {out_dtype}, expected a floating dtype of 16 bits or more")
     delta, scale = _scaled_delta(base, instruct)
-    found: _Solved | None = None
+    found: Solved | None = None
     if scale != 0.0 and any(constant_gain(variant) is None for variant in variants):
-        found = _solve(delta, scale, instruct, variants, out_dtype, device)
+        exact = partial(_exact_delta, base, instruct, scale)
+        found = solve(delta, exact, scale, instruct, variants, out_dtype, device)
     constants = _constant_gains(variants, found, zero=scale == 0.0)
     results = [
         _blend(base, instruct, constant, out_dtype) if constant is not None else None
         for constant in constants
     ]
+    for result, variant in zip(results, variants, strict=True):
+        if result is not None and found is not None and constant_gain(variant) is None:
+            result.kept = found.spectrum.r  # decomposed, and found to keep every direction
     filtered = [i for i, constant in enumerate(constants) if constant is None]
     if filtered:
         assert found is not None  # a gain that varies comes from a spectrum
-        assembled = _assemble(base, instruct, delta, scale, found, out_dtype)
+        assembled = _assemble(base, instruct, scale, found, out_dtype)
         for i, result in zip(filtered, assembled, strict=True):
             results[i] = result
     weights = tuple(result.weight for result in results if result is not None)
+    if out_dtype != instruct.dtype:
+        _refuse_overflow(weights)
     return Refinement(weights, _record(delta, scale, instruct, variants, found, results))
 
 
@@ -179,8 +163,33 @@ def _scaled_delta(base: torch.Tensor, instruct: torch.Tensor) -> tuple[Matrix, f
     return delta.numpy(), float(2.0**exponent)
 
 
+def _exact_delta(base: torch.Tensor, instruct: torch.Tensor, scale: float, delta: Matrix) -> Matrix:
+    """The delta itself where float32 holds it exactly, else in float64.
+
+    16-bit weights whose exponents lie far apart have a difference of more than 24 bits.
+    """
+    if delta.dtype == np.float64:
+        return delta
+    wide = np.empty(0)
+    for rows in _row_blocks(*delta.shape):
+        block = (instruct[rows].to(torch.float64) - base[rows].to(torch.float64)).numpy() / scale
+        if wide.size == 0 and not np.array_equal(block, delta[rows]):
+            wide = delta.astype(np.float64)  # the rows so far were exact
+        if wide.size:
+            wide[rows] = block
+    return wide if wide.size else delta
+
+
+def _refuse_overflow(weights: Sequence[torch.Tensor]) -> None:
+    if not all(bool(torch.isfinite(weight).all()) for weight in weights):
+        dtype = str(weights[0].dtype).removeprefix("torch.")
+        raise InputError(
+            f"values overflow {dtype}, expected them to fit; choose bfloat16 or float32"
+        )
+
+
 def _constant_gains(
-    variants: Sequence[AnyVariant], found: _Solved | None, *, zero: bool
+    variants: Sequence[AnyVariant], found: Solved | None, *, zero: bool
 ) -> list[float | None]:
     """For each method the one gain of all directions, or None where it is a true filter.
 
@@ -191,160 +200,6 @@ def _constant_gains(
     if found is None:
         return [constant_gain(variant) for variant in variants]
     return [gain.constant for gain in found.gains]
-
-
-@dataclass(frozen=True, slots=True)
-class _Solved:
-    """A decomposition good enough for all methods: their gains on it, the vectors they need.
-
-    ``bands`` are all bands of equal gains; ``vectors`` those of every band but ``widest``;
-    ``leading`` are directions that lie in none of these bands, if such are known;
-    ``working`` is the precision of the projections, ``unique`` as in ``MatrixRecord``.
-    """
-
-    route: Route
-    spectrum: Spectrum
-    gains: tuple[Gains, ...]
-    bands: tuple[_Band, ...]
-    widest: _Band
-    leading: Leading | None
-    vectors: tuple[Matrix, ...]
-    working: torch.dtype
-    unique: bool
-
-
-def _solve(
-    delta: Matrix,
-    scale: float,
-    instruct: torch.Tensor,
-    variants: Sequence[AnyVariant],
-    out_dtype: torch.dtype,
-    device: str,
-) -> _Solved:
-    """Climb the ladder of routes until thresholds are certain and cuts are clean."""
-    narrow = _single_precision_pays(delta, out_dtype)
-    ladder: tuple[Route, ...] = ("float32", "float64", "svd") if narrow else ("float64", "svd")
-    for route in ladder:
-        try:
-            solved = _solve_by(route, delta, scale, instruct, variants, out_dtype, device)
-        except SpectrumError:
-            if route == "svd":
-                raise
-            continue
-        if solved is not None:
-            return solved
-    raise AssertionError("the last route accepts whatever it finds")
-
-
-def _single_precision_pays(delta: Matrix, out_dtype: torch.dtype) -> bool:
-    """Whether float32 may show in the output at all, and saves time worth the risk of a flip."""
-    return (
-        out_dtype in SIXTEEN_BIT
-        and delta.dtype == np.float32
-        and min(delta.shape) >= SINGLE_PRECISION_SIDE
-    )
-
-
-def _solve_by(
-    route: Route,
-    delta: Matrix,
-    scale: float,
-    instruct: torch.Tensor,
-    variants: Sequence[AnyVariant],
-    out_dtype: torch.dtype,
-    device: str,
-) -> _Solved | None:
-    """Solve by one route; None where it is not good enough, before any vector is computed."""
-    decomposition = decompose(delta, route, device=device)
-    found = tuple(gains(variant, decomposition.spectrum) for variant in variants)
-    filtered = [gain for gain in found if gain.constant is None]
-    norm = float(np.linalg.norm(decomposition.spectrum.singular_values))
-    # What an error of Frobenius norm 1 means in the output, and how much of that is allowed.
-    narrow = out_dtype in SIXTEEN_BIT
-    weight = scale * _flips_per_error(instruct, out_dtype) if narrow else 1.0 / norm
-    limit = FLIPPED_SHARE if narrow else FULL_PRECISION_ERROR
-    clean = all(_mixing_error(decomposition, gain) * weight <= limit for gain in filtered)
-    if route != "svd" and not (clean and all(gain.certain for gain in found)):
-        return None
-    bands = tuple(_bands(filtered)) if filtered else ()
-    leading = decomposition.leading
-    deflated = 0 if leading is None else leading.count
-    if any(0 < band.start <= deflated for band in bands):
-        return None  # a cut among the deflated directions, which are only known all together
-    widest = max(bands, key=lambda band: band.width, default=_Band(0, 0, ()))
-    others = [band for band in bands if band is not widest]
-    projected = sum(band.width for band in others)
-    # Vectors rounded to float32 leak the leading directions into every projection, unless these
-    # were taken out of the matrix before.
-    behind = all(band.start >= deflated for band in others)
-    present = decomposition.spectrum.singular_values[deflated if behind else 0 :]
-    share = math.sqrt(projected / decomposition.spectrum.r)
-    leak = 4 * 2.0**-24 * float(np.linalg.norm(present)) * share * weight
-    single = _single_precision_pays(delta, out_dtype) and leak <= FLIPPED_SHARE / 8
-    return _Solved(
-        route=route,
-        spectrum=decomposition.spectrum,
-        gains=found,
-        bands=bands,
-        widest=widest,
-        leading=leading if behind else None,
-        vectors=tuple(decomposition.vectors(band.start, band.stop) for band in others),
-        working=torch.float32 if single else torch.float64,
-        unique=clean,
-    )
-
-
-def _mixing_error(decomposition: Decomposition, gain: Gains) -> float:
-    """Frobenius norm of the first-order error of ``delta V diag(g) V^T`` from mixed directions.
-
-    ``sum over pairs of (e / (x_i - x_j))^2 (s_i^2 + s_j^2)`` across each cut, for gains that differ
-    by 1 there (the most they can, and so the same for all variants with one cut), taken over the
-    pairs within ``MIXING_WINDOW`` of it. Infinite when a cut goes through a tie.
-    """
-    values, levels = decomposition.spectrum.singular_values, decomposition.levels()
-    squares, coupling = np.square(values), decomposition.coupling()
-    total = 0.0
-    for cut in np.flatnonzero(np.diff(gain.values)) + 1:
-        head = slice(max(cut - MIXING_WINDOW, 0), cut)
-        tail = slice(cut, min(cut + MIXING_WINDOW, values.size))
-        gap = levels[head, None] - levels[None, tail]
-        weight = squares[head, None] + squares[None, tail]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            terms = np.where(weight > 0, weight / np.square(gap), 0.0)
-        total += float(terms.sum())
-    return coupling * float(np.sqrt(total))
-
-
-def _flips_per_error(instruct: torch.Tensor, dtype: torch.dtype) -> float:
-    """Share of elements expected to round otherwise, per unit of the error's Frobenius norm.
-
-    An error of mean size ``a`` moves an element across a rounding boundary with probability
-    ``a / ulp``; a Gaussian error has mean size 0.8 times its root mean square. The mean of
-    ``1 / ulp`` is taken over about 65,536 elements of the weight.
-    """
-    flat = instruct.reshape(-1)
-    sample = flat[:: max(1, flat.numel() // 65536)].to(torch.float64).abs()
-    largest = float(sample.max())
-    if largest == 0.0:
-        return 0.0
-    info = torch.finfo(dtype)
-    # Elements far below the typical size cannot matter: an error there is under the tolerance.
-    sample = sample.clamp(min=max(largest * 2.0**-12, float(info.tiny)))
-    ulp = torch.exp2(torch.floor(torch.log2(sample))) * info.eps
-    return 0.8 * float((1.0 / ulp).mean()) / float(np.sqrt(flat.numel()))
-
-
-def _bands(found: Sequence[Gains]) -> list[_Band]:
-    """Cut 0..r where the gain of any method changes."""
-    r = found[0].values.size
-    cuts = {0, r}
-    for gain in found:
-        cuts.update(int(i) for i in np.flatnonzero(np.diff(gain.values)) + 1)
-    edges = sorted(cuts)
-    return [
-        _Band(start, stop, tuple(float(gain.values[start]) for gain in found))
-        for start, stop in pairwise(edges)
-    ]
 
 
 @dataclass(slots=True)
@@ -402,15 +257,16 @@ def _blend(
 def _assemble(
     base: torch.Tensor,
     instruct: torch.Tensor,
-    delta: Matrix,
     scale: float,
-    solved: _Solved,
+    solved: Solved,
     out_dtype: torch.dtype,
 ) -> list[_Result]:
     """Project on every band but the widest, combine, round, block of rows by block of rows."""
     working, widest = solved.working, solved.widest
     others = [band for band in solved.bands if band is not widest]
-    factors = [_factors(delta, solved.leading, vectors, working) for vectors in solved.vectors]
+    factors = [
+        _factors(solved.delta, solved.leading, vectors, working) for vectors in solved.vectors
+    ]
     results = [
         _Result(torch.empty_like(instruct, dtype=out_dtype), kept=_kept(solved.bands, i))
         for i in range(len(widest.gains))
@@ -428,7 +284,7 @@ def _assemble(
     return results
 
 
-def _kept(bands: Sequence[_Band], i: int) -> int:
+def _kept(bands: Sequence[Band], i: int) -> int:
     return sum(band.width for band in bands if band.gains[i] == 1.0)
 
 
@@ -464,7 +320,7 @@ def _record(
     scale: float,
     instruct: torch.Tensor,
     variants: Sequence[AnyVariant],
-    found: _Solved | None,
+    found: Solved | None,
     results: Sequence[_Result | None],
 ) -> MatrixRecord:
     rows, columns = delta.shape

@@ -215,22 +215,20 @@ def show_demo(console: Console, outcome: DemoOutcome) -> None:
         console.print(
             f"Post-training bought Pass@1 with exploration: Base passes Instruct from"
             f" k = {outcome.crossing}.",
-            soft_wrap=True,
         )
     console.print("Compared with Instruct:")
     for line in outcome.verdict[:-1]:
-        console.print(f"  {line}", soft_wrap=True)
+        console.print(f"  {line}")
     for line in (outcome.verdict[-1], paper_says()):
-        console.print(line, soft_wrap=True)
+        console.print(line)
     for failure in outcome.failed_checks:
-        console.print(f"FAIL  {failure}", soft_wrap=True)
+        console.print(f"FAIL  {failure}")
     console.print(
         f"{outcome.checks} checks {'passed' if outcome.verified else 'made, not all passed'};"
         f" models and results.json in {outcome.output}; {outcome.seconds:.0f} s.",
-        soft_wrap=True,
     )
     if outcome.figure is not None:
-        console.print(f"The curves as a picture: {outcome.figure}", soft_wrap=True)
+        console.print(f"The curves as a picture: {outcome.figure}")
 
 
 def _shown(interval: Interval) -> str:
