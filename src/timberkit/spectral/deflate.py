@@ -2,8 +2,8 @@
 
 Real deltas have a few singular values far above the rest. Errors of a float32 Gram matrix scale
 with the largest of them, gaps at Timber's cut with the bulk: the directions beside the cut mix.
-Block power iteration finds the leading directions ``V_p`` (short side) quickly *because* they stand
-out; what is left,
+A few steps of block Lanczos find the leading directions ``V_p`` (short side) quickly *because* they
+stand out; what is left,
 
     delta_rest = delta (I - V_p V_p^T),
 
@@ -21,15 +21,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-BLOCK = 16
-"""Directions iterated together; up to ``MOST`` of them are taken out."""
+BLOCK = 8
+"""Directions iterated together."""
+DEPTH = 6
+"""Blocks in the Krylov space, in which up to ``MOST`` directions are looked for."""
 MOST = 12
-ITERATIONS = 7
 STANDS_OUT = 6.0
 """Largest eigenvalue over the mean one from which deflation is tried; noise has at most 4."""
 SMALLEST_GAP = 0.1
 """Smallest relative step between the last eigenvalue taken out and the next one."""
-SMALLEST_SIDE = 4 * BLOCK
+SMALLEST_SIDE = 2 * BLOCK * DEPTH
 """Below, a block is no small part of the matrix."""
 
 
@@ -65,49 +66,58 @@ class Leading:
 def leading_directions(delta: NDArray[np.floating[Any]], unit_roundoff: float) -> Leading | None:
     """Find the directions of a float32 delta, (m, n), that stand far above the rest.
 
+    Block Lanczos with full orthogonalisation: ``BLOCK * DEPTH`` vectors, Rayleigh-Ritz in them.
+
     Returns the longest prefix, up to ``MOST``, whose coupling to the rest is below half of
     ``unit_roundoff`` times the largest eigenvalue left; None when there is none. Deterministic.
-    Cost: ``4 m n BLOCK`` flops an iteration, one when nothing stands out, else ``ITERATIONS``.
+    Cost: ``4 m n BLOCK DEPTH`` flops; a fifth of that when nothing stands out.
+    Source: Golub & Underwood, The block Lanczos method, 1977.
     """
     rows, columns = delta.shape
     r = min(rows, columns)
     if r < SMALLEST_SIDE or delta.dtype != np.float32:
         return None
-    matrix = torch.from_numpy(delta)
-    matrix = matrix if rows >= columns else matrix.T
-    mean_level = float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2 / r
-    start = np.random.default_rng(0).standard_normal((r, BLOCK), dtype=np.float32)
-    vectors = _orthonormal(start)
-    for iteration in range(ITERATIONS):
-        vectors = _orthonormal(_apply(matrix, vectors))
-        if iteration == 0:
-            image = matrix @ torch.from_numpy(vectors)
-            largest = float(torch.linalg.matrix_norm(image, ord=2)) ** 2
-            # One iteration sees at least half of a direction that stands out.
+    matrix = delta if rows >= columns else delta.T
+    mean_level = float(torch.linalg.vector_norm(torch.from_numpy(delta), dtype=torch.float64)) ** 2
+    mean_level /= r
+    start = np.random.default_rng(0).standard_normal((r, BLOCK))
+    basis = _orthonormal(start)
+    images = _image(matrix, basis)
+    for step in range(1, DEPTH):
+        applied = _image(matrix.T, images[:, -BLOCK:])
+        if step == 1:
+            # One application sees at least half of a direction that stands out.
+            first = _orthonormal(applied)
+            largest = float(np.linalg.norm(_image(matrix, first), ord=2)) ** 2
             if largest < STANDS_OUT / 2 * mean_level:
                 return None
-    return _converged(matrix, vectors, unit_roundoff)
+        for _ in range(2):  # twice is enough, whatever the scales
+            applied = applied - basis @ (basis.T @ applied)
+        block = _orthonormal(applied)
+        basis = np.concatenate([basis, block], axis=1)
+        images = np.concatenate([images, _image(matrix, block)], axis=1)
+    return _converged(matrix, basis, images, unit_roundoff)
 
 
 def _converged(
-    matrix: torch.Tensor, vectors: NDArray[np.float32], unit_roundoff: float
+    matrix: NDArray[np.floating[Any]],
+    basis: NDArray[np.float64],
+    images: NDArray[np.float64],
+    unit_roundoff: float,
 ) -> Leading | None:
-    """Rayleigh-Ritz in the block, then the prefix whose residual is small enough."""
-    images = (matrix @ torch.from_numpy(vectors)).numpy().astype(np.float64)
+    """Rayleigh-Ritz in the basis, then the prefix whose residual is small enough."""
     levels, rotation = np.linalg.eigh(images.T @ images)
-    levels, rotation = levels[::-1], rotation[:, ::-1]
-    turned = np.ascontiguousarray(vectors.astype(np.float64) @ rotation, dtype=np.float32)
-    images = images @ rotation
-    applied = (matrix.T @ torch.from_numpy(images.astype(np.float32))).numpy().astype(np.float64)
-    residuals = np.square(applied - turned.astype(np.float64) * levels).sum(axis=0)
-    for count in range(min(MOST, BLOCK - 1), 0, -1):
+    levels, rotation = levels[::-1], rotation[:, ::-1][:, :MOST]
+    turned, images = basis @ rotation, images @ rotation
+    residuals = np.square(_image(matrix.T, images) - turned * levels[:MOST]).sum(axis=0)
+    for count in range(MOST, 0, -1):
         gap = levels[count - 1] - levels[count]
         if gap <= SMALLEST_GAP * levels[count - 1]:
             continue  # the prefix would end inside the bulk
         coupling = float(residuals[:count].sum() / gap)
         if coupling <= 0.5 * unit_roundoff * levels[count]:
             return Leading(
-                vectors=np.ascontiguousarray(turned[:, :count]),
+                vectors=np.ascontiguousarray(turned[:, :count], dtype=np.float32),
                 images=np.ascontiguousarray(images[:, :count], dtype=np.float32),
                 singular_values=np.sqrt(levels[:count]),
                 next_level=float(levels[count]),
@@ -116,12 +126,14 @@ def _converged(
     return None
 
 
-def _apply(matrix: torch.Tensor, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    applied: NDArray[np.float32] = (matrix.T @ (matrix @ torch.from_numpy(vectors))).numpy()
-    return applied
+def _image(matrix: NDArray[np.floating[Any]], block: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``matrix @ block``, multiplied in float32.
+
+    By NumPy: with eight columns the matrix product of torch's MKL was 20 times slower.
+    """
+    return (matrix @ np.ascontiguousarray(block, dtype=np.float32)).astype(np.float64)
 
 
-def _orthonormal(block: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Orthonormalised in float64, so that the block stays a basis whatever its scales."""
-    basis, _ = np.linalg.qr(block.astype(np.float64))
-    return np.ascontiguousarray(basis, dtype=np.float32)
+def _orthonormal(block: NDArray[np.float64]) -> NDArray[np.float64]:
+    basis, _ = np.linalg.qr(block)
+    return np.asarray(basis, dtype=np.float64)
