@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
+
+from timberkit.engine import execute
 
 
 def planted_pair(
@@ -58,3 +62,10 @@ def pairs() -> type:
         noise = staticmethod(noise_pair)
 
     return Pairs
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Arithmetic with one thread, as in a worker; many small problems are also quicker so."""
+    with execute.one_thread():
+        yield

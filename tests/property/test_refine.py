@@ -1,0 +1,112 @@
+"""Any small pair and any methods: copies are copies, results agree with the oracle and compose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from timberkit.config import (
+    AnyVariant,
+    Merge,
+    Timber,
+    TimberL,
+    TruncateEnergy,
+    TruncateRank,
+)
+from timberkit.engine.execute import one_thread
+from timberkit.spectral import ladder
+from timberkit.spectral.agreement import agreement
+from timberkit.spectral.oracle import consult
+from timberkit.spectral.refine import refine_matrix
+
+MANY = settings(max_examples=60, deadline=None, derandomize=True)
+DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
+
+unit = st.floats(0.0, 1.0)
+fraction = st.floats(0.01, 1.0)
+variants = st.one_of(
+    st.builds(Timber, lam=unit),
+    st.just(TimberL()),
+    st.builds(TruncateRank, ratio=fraction),
+    st.builds(TruncateEnergy, energy=fraction),
+    st.builds(Merge, mu=unit),
+)
+
+
+@st.composite
+def weight_pairs(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
+    """A pair of random shape and dtypes; the delta may be large, tiny, sparse or of low rank."""
+    rows, columns = draw(st.integers(1, 14)), draw(st.integers(1, 14))
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    base = rng.standard_normal((rows, columns))
+    inner = draw(st.integers(1, 14))
+    delta = rng.standard_normal((rows, inner)) @ rng.standard_normal((inner, columns))
+    delta *= draw(st.sampled_from([1.0, 1e-2, 1e-4]))
+    delta[rng.random((rows, columns)) < draw(st.sampled_from([0.0, 0.5, 0.9]))] = 0.0
+    first, second = draw(st.sampled_from(DTYPES)), draw(st.sampled_from(DTYPES))
+    return torch.from_numpy(base).to(first), torch.from_numpy(base + delta).to(second)
+
+
+def bits(tensor: torch.Tensor) -> tuple[torch.dtype, bytes]:
+    return tensor.dtype, tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+@MANY
+@given(pair=weight_pairs(), chosen=st.lists(variants, min_size=1, max_size=3), single=st.booleans())
+def test_every_result_agrees_with_the_oracle(
+    pair: tuple[torch.Tensor, torch.Tensor], chosen: list[AnyVariant], single: bool
+) -> None:
+    base, instruct = pair
+    before = bits(base), bits(instruct)
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        if single:
+            patch.setattr(ladder, "SINGLE_PRECISION_SIDE", 1)
+        result = refine_matrix(base, instruct, chosen)
+        for variant, weight in zip(chosen, result.weights, strict=True):
+            assert weight.shape == instruct.shape
+            assert weight.dtype == instruct.dtype
+            assert agreement(weight, base, instruct, variant).holds
+        if result.record.cut is not None:
+            gains = consult(base, instruct, TimberL()).gains
+            assert gains is not None
+            assert result.record.cut == int(gains.sum())
+    assert (bits(base), bits(instruct)) == before
+
+
+@MANY
+@given(pair=weight_pairs())
+def test_all_gains_one_is_instruct_and_all_gains_zero_is_base_bit_for_bit(
+    pair: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    base, instruct = pair
+    keep: list[AnyVariant] = [
+        Timber(lam=1.0),
+        Merge(mu=1.0),
+        TruncateRank(ratio=1.0),
+        TruncateEnergy(energy=1.0),
+    ]
+    with one_thread():
+        for weight in refine_matrix(base, instruct, keep).weights:
+            assert bits(weight) == bits(instruct)
+        if bool((base.double() != instruct.double()).any()):
+            dropped = refine_matrix(base, instruct, [Merge(mu=0.0)]).weights[0]
+            assert bits(dropped) == bits(base.to(instruct.dtype))
+
+
+@MANY
+@given(pair=weight_pairs(), lams=st.lists(unit, min_size=1, max_size=4, unique=True))
+def test_methods_with_one_cut_do_not_depend_on_their_company(
+    pair: tuple[torch.Tensor, torch.Tensor], lams: list[float]
+) -> None:
+    base, instruct = pair
+    chosen: list[AnyVariant] = [Timber(lam=lam) for lam in lams]
+    with one_thread():
+        together = refine_matrix(base, instruct, chosen).weights
+        for variant, weight in zip(chosen, together, strict=True):
+            alone: Any = refine_matrix(base, instruct, [variant]).weights[0]
+            assert bits(alone) == bits(weight)

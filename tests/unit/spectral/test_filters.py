@@ -1,0 +1,216 @@
+"""Gains of every method by hand, thresholds met exactly, and what counts as certain."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from timberkit.config import (
+    AnyVariant,
+    Merge,
+    Timber,
+    TimberL,
+    TruncateEnergy,
+    TruncateRank,
+)
+from timberkit.spectral.filters import (
+    Gains,
+    Spectrum,
+    constant_gain,
+    gains,
+    head_and_tail,
+)
+from timberkit.spectral.rank import effective_rank
+
+METHODS: list[AnyVariant] = [
+    Timber(lam=0.3),
+    TimberL(),
+    TruncateRank(ratio=0.5),
+    TruncateEnergy(energy=0.9),
+    Merge(mu=0.7),
+]
+
+
+def exact(*values: float) -> Spectrum:
+    return Spectrum.exact(np.array(values))
+
+
+def blurred(values: list[float], error: float) -> Spectrum:
+    return Spectrum(np.array(values), np.full(len(values), error))
+
+
+def head(variant: AnyVariant, spectrum: Spectrum) -> int:
+    return int((gains(variant, spectrum).values == 1.0).sum())
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        (Timber(lam=0.25), [1, 1, 1, 0.25, 0.25]),
+        (TimberL(), [1, 1, 1, 0, 0]),
+        (TruncateRank(ratio=0.4), [1, 1, 0, 0, 0]),
+        (TruncateEnergy(energy=0.5), [1, 1, 0, 0, 0]),
+        (Merge(mu=0.6), [0.6] * 5),
+    ],
+)
+def test_gains_by_hand(variant: AnyVariant, expected: list[float]) -> None:
+    # Three equal values and two zeros: effective rank 3, each value a third of the energy.
+    found = gains(variant, exact(2.0, 2.0, 2.0, 0.0, 0.0))
+    assert found.values.tolist() == expected
+    assert found.certain
+
+
+def test_cut_is_the_ceiling_of_the_effective_rank() -> None:
+    spectrum = exact(1.0, 0.05, 0.001)
+    assert 1.0 < effective_rank(spectrum.singular_values) < 1.5
+    assert gains(Timber(lam=0.5), spectrum).values.tolist() == [1.0, 1.0, 0.5]
+
+
+def test_timber_l_is_timber_at_zero() -> None:
+    spectrum = exact(9.0, 3.0, 1.0, 0.1, 0.01)
+    assert gains(TimberL(), spectrum).values.tolist() == (
+        gains(Timber(lam=0.0), spectrum).values.tolist()
+    )
+
+
+@pytest.mark.parametrize("variant", METHODS, ids=lambda variant: variant.method)
+@pytest.mark.parametrize(
+    "values", [[1.0], [1.0, 0.0], [5.0, 5.0], list(np.geomspace(100, 1e-9, 30)), [0.0, 0.0]]
+)
+def test_gains_lie_in_the_unit_interval_and_descend(
+    variant: AnyVariant, values: list[float]
+) -> None:
+    found = gains(variant, exact(*values))
+    assert found.values.shape == (len(values),)
+    assert ((found.values >= 0) & (found.values <= 1)).all()
+    assert (np.diff(found.values) <= 0).all()
+    assert found.certain
+
+
+@pytest.mark.parametrize(
+    ("ratio", "r", "kept"),
+    [
+        (0.9, 10, 9),
+        (0.7, 10, 7),
+        (0.07, 100, 7),  # 0.07 * 100 is 7.000000000000001 in floats
+        (0.29, 100, 29),
+        (0.55, 100, 56 - 1),  # 55.00000000000001
+        (0.1, 30, 3),
+        (1 / 3, 3, 1),
+        (0.91, 10, 10),
+        (0.901, 1000, 901),
+        (0.9011, 1000, 902),
+        (1.0, 7, 7),
+        (0.01, 5, 1),
+    ],
+)
+def test_truncation_keeps_the_ceiling_of_ratio_times_r(ratio: float, r: int, kept: int) -> None:
+    assert head(TruncateRank(ratio=ratio), exact(*np.linspace(2, 1, r))) == kept
+
+
+@pytest.mark.parametrize("ratio", [1e-9, 1e-10, 1e-15, 5e-324])
+def test_a_vanishing_ratio_still_keeps_one_direction(ratio: float) -> None:
+    assert head(TruncateRank(ratio=ratio), exact(2.0, 1.0, 0.5, 0.1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("energy", "kept"),
+    [
+        (1e-15, 1),
+        (0.5, 1),  # reached exactly by the first value
+        (0.5 + 1e-13, 1),  # within the tolerance
+        (0.5 + 1e-11, 2),
+        (0.75, 2),
+        (0.7500001, 3),
+        (0.999, 3),
+        (1.0, 3),
+    ],
+)
+def test_energy_is_reached_with_the_fewest_directions(energy: float, kept: int) -> None:
+    spectrum = exact(math.sqrt(2.0), 1.0, 1.0)
+    assert head(TruncateEnergy(energy=energy), spectrum) == kept
+
+
+def test_tenths_of_energy_are_met_exactly_despite_floats() -> None:
+    spectrum = exact(*np.ones(10))
+    for tenths in range(1, 11):
+        assert head(TruncateEnergy(energy=tenths / 10), spectrum) == tenths
+
+
+def test_all_energy_keeps_directions_that_rounding_cannot_see() -> None:
+    spectrum = exact(1.0, 1e-9, 1e-12)
+    assert head(TruncateEnergy(energy=1.0), spectrum) == 3
+    assert head(TruncateEnergy(energy=0.999999), spectrum) == 1
+
+
+def test_energy_survives_squares_that_overflow() -> None:
+    assert head(TruncateEnergy(energy=0.9), exact(1e300, 1e300, 1e-300)) == 2
+    assert head(TruncateEnergy(energy=0.9), exact(1e-300, 1e-300, 0.0)) == 2
+
+
+def test_no_delta_keeps_everything_under_an_energy() -> None:
+    assert head(TruncateEnergy(energy=0.5), exact(0.0, 0.0)) == 2
+
+
+@pytest.mark.parametrize("variant", METHODS, ids=lambda variant: variant.method)
+def test_a_spectrum_taken_at_its_word_is_always_certain(variant: AnyVariant) -> None:
+    # Effective rank 3 and half of the energy are met exactly: the worst case for a threshold.
+    assert gains(variant, exact(1.0, 1.0, 1.0)).certain
+    assert gains(variant, exact(3.0, 3.0, 0.0, 0.0)).certain
+
+
+def test_an_effective_rank_next_to_an_integer_is_uncertain_and_far_from_it_certain() -> None:
+    near, far = [1.0, 1.0, 1.0, 1e-7, 0.0], [1.0, 1.0, 1.0, 0.2, 0.0]
+    assert 3.0 < effective_rank(near) < 3.0 + 1e-5
+    for variant in (Timber(lam=0.5), TimberL()):
+        assert not gains(variant, blurred(near, 1e-6)).certain
+        assert gains(variant, blurred(near, 1e-12)).certain
+        assert gains(variant, blurred(far, 1e-6)).certain
+
+
+def test_an_effective_rank_just_below_an_integer_is_uncertain_too() -> None:
+    below = [1.0, 1.0, 0.9999, 1e-12, 0.0]
+    assert 2.99 < effective_rank(below) < 3.0
+    assert gains(TimberL(), blurred(below, 1e-14)).certain
+    assert not gains(TimberL(), blurred(below, 1e-4)).certain
+
+
+def test_an_error_without_bound_is_never_certain() -> None:
+    spectrum = Spectrum(np.zeros(3), np.full(3, 1e-9))
+    assert not gains(TimberL(), spectrum).certain
+
+
+def test_an_energy_next_to_the_threshold_is_uncertain_on_either_side() -> None:
+    values = [math.sqrt(2.0), 1.0, 1.0]
+    for energy in (0.5 - 1e-7, 0.5 + 1e-7):
+        assert not gains(TruncateEnergy(energy=energy), blurred(values, 1e-6)).certain
+        assert gains(TruncateEnergy(energy=energy), blurred(values, 1e-9)).certain
+    assert gains(TruncateEnergy(energy=0.6), blurred(values, 1e-3)).certain
+    assert not gains(TruncateEnergy(energy=0.6), blurred(values, 0.2)).certain
+
+
+def test_rules_that_look_at_no_value_are_certain_whatever_the_errors() -> None:
+    spectrum = blurred([2.0, 1.0], 0.5)
+    for variant in (TruncateRank(ratio=0.5), TruncateEnergy(energy=1.0), Merge(mu=0.5)):
+        assert gains(variant, spectrum).certain
+
+
+def test_constant_gain_is_known_without_a_spectrum_for_merges_only() -> None:
+    assert constant_gain(Merge(mu=0.25)) == 0.25
+    assert [constant_gain(variant) for variant in METHODS[:4]] == [None] * 4
+
+
+def test_gains_say_whether_they_are_constant() -> None:
+    assert Gains(np.full(3, 0.5)).constant == 0.5
+    assert Gains(np.array([1.0, 0.5])).constant is None
+    assert Gains(np.array([])).constant == 1.0
+    assert head_and_tail(4, 4, 0.0).constant == 1.0
+    assert head_and_tail(4, 0, 0.25).constant == 0.25
+    assert head_and_tail(4, 1, 1.0).constant == 1.0
+
+
+def test_an_unknown_method_has_no_filter() -> None:
+    with pytest.raises(TypeError, match="no filter for str"):
+        gains("timber", exact(1.0))  # type: ignore[arg-type]
