@@ -24,7 +24,7 @@ from timberkit.engine.execute import (
     usable_cores,
 )
 from timberkit.engine.job import JobContext, Outcome
-from timberkit.engine.tasks import CopyTask, HashTask, Place, RefineTask, Task
+from timberkit.engine.tasks import CastTask, CopyTask, HashTask, Place, RefineTask, Task
 from timberkit.errors import CheckpointError, InterruptedRunError
 
 VARIANTS: tuple[AnyVariant, ...] = (Timber(lam=0.3), TimberL())
@@ -135,10 +135,11 @@ def test_an_error_in_one_task_ends_the_run_with_that_error_and_only_its_own_proc
     assert neighbour.is_alive()
 
 
-def stuck(folder: Path) -> HashTask:
-    """A task that waits for ever: a pipe to which nobody writes."""
+def stuck(folder: Path) -> CastTask:
+    """A task that waits for ever: it reads a pipe to which nobody writes."""
     os.mkfifo(folder / "pipe")
-    return HashTask(str(folder / "pipe"), 1)
+    place = Place(str(folder / "pipe"), 0, 2, "BF16")
+    return CastTask("stuck", place, place)
 
 
 def children_beside(before: set[Any], count: int) -> list[Any]:

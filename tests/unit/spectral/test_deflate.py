@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -137,18 +138,20 @@ def test_a_deflated_decomposition_tells_the_directions_behind_apart(shape: tuple
     np.testing.assert_allclose(without(required(found.leading), delta), rest, atol=1e-4)
 
 
-def test_directions_taken_out_that_do_not_lead_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("breakage", ["level too low", "too short", "another direction"])
+def test_directions_taken_out_that_do_not_lead_are_refused(
+    breakage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     delta, _ = delta_of((200, 100), [30.0])
 
     def wrong(matrix: NDArray[Any], unit_roundoff: float) -> Leading:
         found = required(leading_directions(matrix, unit_roundoff))
-        return Leading(
-            vectors=found.vectors,
-            images=found.images,
-            singular_values=found.singular_values,
-            next_level=found.next_level / 100,
-            coupling=found.coupling,
-        )
+        if breakage == "level too low":
+            return replace(found, next_level=found.next_level / 100)
+        if breakage == "too short":
+            return replace(found, vectors=found.vectors / 2, images=found.images * 2)
+        turned = np.roll(found.vectors, 1, axis=0)
+        return replace(found, vectors=turned, images=(matrix @ turned).astype(np.float32))
 
     monkeypatch.setattr(decompose_module, "leading_directions", wrong)
     with pytest.raises(SpectrumError, match="not the leading ones"):
