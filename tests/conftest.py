@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -69,3 +70,13 @@ def one_thread() -> Iterator[None]:
     """Arithmetic with one thread, as in a worker; many small problems are also quicker so."""
     with execute.one_thread():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Ctrl-C works in the processes that tests start, also where the whole run ignores it.
+
+    A job in the background of a script is started with SIGINT ignored, which children inherit.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

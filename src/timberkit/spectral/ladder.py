@@ -133,8 +133,6 @@ def _solve_by(
     bands = tuple(equal_gain_bands(filtered)) if filtered else ()
     leading = decomposition.leading
     deflated = 0 if leading is None else leading.count
-    if any(0 < band.start <= deflated for band in bands):
-        return None  # a cut among the deflated directions, which are only known all together
     widest = max(bands, key=lambda band: band.width, default=Band(0, 0, ()))
     others = [band for band in bands if band is not widest]
     projected = sum(band.width for band in others)
