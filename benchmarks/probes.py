@@ -166,7 +166,7 @@ PROBES = (
     Probe("read", _JOB, "read_range", _read),
     Probe("delta", _REFINE, "_scaled_delta", _delta),
     Probe("deflate", _DECOMPOSE, "leading_directions"),
-    Probe("deflate", _DEFLATE, "_apply", _power_step),
+    Probe("deflate", _DEFLATE, "_image", _power_step),
     Probe("deflate", f"{_DEFLATE}:Leading", "without", _without_leading),
     Probe("gram", _DECOMPOSE, "gram_matrix"),
     Probe("gram", _BLAS, "ssyrk", _rank_update),
