@@ -67,9 +67,9 @@ def _delta(args: Arguments, _: Mapping[str, Any], result: Any) -> Work:
     return _work(delta, delta.size, base.nbytes + instruct.nbytes + delta.nbytes)
 
 
-def _power_step(args: Arguments, _: Mapping[str, Any], __: Any) -> Work:
+def _image(args: Arguments, _: Mapping[str, Any], __: Any) -> Work:
     matrix, vectors = args[0], args[1]
-    return _work(matrix, 4.0 * matrix.numel() * vectors.shape[1], 2.0 * matrix.nbytes)
+    return _work(matrix, 2.0 * matrix.size * vectors.shape[1], float(matrix.nbytes))
 
 
 def _without_leading(args: Arguments, _: Mapping[str, Any], result: Any) -> Work:
@@ -166,7 +166,7 @@ PROBES = (
     Probe("read", _JOB, "read_range", _read),
     Probe("delta", _REFINE, "_scaled_delta", _delta),
     Probe("deflate", _DECOMPOSE, "leading_directions"),
-    Probe("deflate", _DEFLATE, "_image", _power_step),
+    Probe("deflate", _DEFLATE, "_image", _image),
     Probe("deflate", f"{_DEFLATE}:Leading", "without", _without_leading),
     Probe("gram", _DECOMPOSE, "gram_matrix"),
     Probe("gram", _BLAS, "ssyrk", _rank_update),
