@@ -136,14 +136,13 @@ def _solve_by(
     widest = max(bands, key=lambda band: band.width, default=Band(0, 0, ()))
     others = [band for band in bands if band is not widest]
     projected = sum(band.width for band in others)
-    # Vectors rounded to float32 leak the leading directions into every projection, unless these
-    # were taken out of the matrix before.
-    behind = all(band.start >= deflated for band in others)
-    if deflated and not behind:
+    if any(band.start < deflated for band in others):
         # In the deflated matrix they are a step above the rest, not far above: their vectors are
         # good enough to be removed, but not to carry the largest part of the delta.
         return None
-    present = decomposition.spectrum.singular_values[deflated if behind else 0 :]
+    # Vectors rounded to float32 leak the leading directions into every projection, unless these
+    # were taken out of the matrix before.
+    present = decomposition.spectrum.singular_values[deflated:]
     share = math.sqrt(projected / decomposition.spectrum.r)
     leak = 4 * 2.0**-24 * float(np.linalg.norm(present)) * share * weight
     single = _single_precision_pays(delta, out_dtype) and leak <= FLIPPED_SHARE / 8
@@ -154,7 +153,7 @@ def _solve_by(
         bands=bands,
         widest=widest,
         delta=delta,
-        leading=leading if behind else None,
+        leading=leading,
         vectors=tuple(decomposition.vectors(band.start, band.stop) for band in others),
         working=torch.float32 if single else torch.float64,
         unique=clean,
