@@ -214,9 +214,11 @@ def check_device(device: str) -> None:
 
 def _check_disk(output: Path, planned: RefinementPlan) -> None:
     """Compare what is needed with what is free; an earlier stage's blocks count as room."""
-    stage = StageFolder.of(output.absolute()).path
+    stage = StageFolder.of(output.absolute())
+    if stage.marker.exists():
+        return  # killed while publishing: everything is written
     held = sum(
-        file.stat().st_blocks * 512 for file in stage.rglob("*.safetensors") if file.is_file()
+        file.stat().st_blocks * 512 for file in stage.path.rglob("*.safetensors") if file.is_file()
     )
     needed, free = planned.output_bytes + SPARE_BYTES, free_bytes(output.absolute().parent)
     if free + held < needed:
