@@ -147,9 +147,9 @@ class OverlapMeasurement:
 class SubspaceMeasurement:
     """Leading singular subspaces compared.
 
-    ``left`` and ``right``: of Base with Instruct at each of ``LEADING_COUNTS`` (those up to r), then
-    at K. ``delta_left`` and ``delta_right``: the delta's leading directions with Base's, likewise
-    (delta's head of K directions with Base's first K last).
+    ``left`` and ``right``: of Base with Instruct at each of ``LEADING_COUNTS`` (those up to r),
+    then at K. ``delta_left`` and ``delta_right``: the delta's leading directions with Base's,
+    likewise (delta's head of K directions with Base's first K last).
     """
 
     __pydantic_config__ = _EXACTLY

@@ -11,7 +11,7 @@ from timberkit.errors import SpectrumError
 from timberkit.spectral.decompose import Matrix, gram_matrix
 
 TWO_STAGE_SIDE = 3000
-"""Short side from which torch's two-stage reduction is quicker than LAPACK's one-stage ``sytrd``."""
+"""Short side from which torch's two-stage reduction is quicker than LAPACK's ``sytrd``."""
 
 
 def singular_values(matrix: Matrix) -> NDArray[np.float64]:
