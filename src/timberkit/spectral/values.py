@@ -47,7 +47,8 @@ def eigenvalues(gram: Matrix) -> NDArray[np.float64]:
             found = torch.linalg.eigvalsh(torch.from_numpy(gram.T), UPLO="U")
         except RuntimeError as error:
             raise SpectrumError(f"eigenvalues: {error}") from None
-        return found.numpy()
+        values: NDArray[np.float64] = found.numpy()
+        return values
     _, diagonal, beside, _, info = lapack.dsytrd(gram, lower=1, lwork=64 * r, overwrite_a=1)
     if info == 0 and r > 1:
         diagonal, info = lapack.dsterf(diagonal, beside)
