@@ -62,9 +62,11 @@ def _read(args: Arguments, _: Mapping[str, Any], __: Any) -> Work:
     return Work(moved_bytes=2.0 * args[2])
 
 
-def _delta(args: Arguments, _: Mapping[str, Any], result: Any) -> Work:
-    base, instruct, delta = args[0], args[1], result[0]
-    return _work(delta, delta.size, base.nbytes + instruct.nbytes + delta.nbytes)
+def _delta(args: Arguments, _: Mapping[str, Any], __: Any) -> Work:
+    delta = args[0]
+    size = float(np.prod(delta.shape))
+    flops = size if delta.dtype == np.float32 else 0.0
+    return Work(flops, size - flops, size * (2 + 2 + delta.dtype.itemsize))
 
 
 def _image(args: Arguments, _: Mapping[str, Any], __: Any) -> Work:
@@ -72,8 +74,8 @@ def _image(args: Arguments, _: Mapping[str, Any], __: Any) -> Work:
     return _work(matrix, 2.0 * matrix.size * vectors.shape[1], float(matrix.nbytes))
 
 
-def _without_leading(args: Arguments, _: Mapping[str, Any], result: Any) -> Work:
-    return _work(result, 2.0 * result.numel() * args[0].count, 2.0 * result.nbytes)
+def _lowering(args: Arguments, _: Mapping[str, Any], result: Any) -> Work:
+    return _work(result, result.size * args[0].count, 2.0 * result.nbytes)
 
 
 def _rank_update(args: Arguments, _: Mapping[str, Any], result: Any) -> Work:
@@ -97,7 +99,8 @@ def _eigenvalues(args: Arguments, _: Mapping[str, Any], __: Any) -> Work:
 
 
 def _tridiagonal_vectors(_: Arguments, __: Mapping[str, Any], result: Any) -> Work:
-    return Work(moved_bytes=float(np.asarray(result[1]).nbytes))
+    vectors = result[1] if isinstance(result, tuple) else result
+    return Work(moved_bytes=0.0 if vectors is None else float(np.asarray(vectors).nbytes))
 
 
 def _reflectors(args: Arguments, _: Mapping[str, Any], __: Any) -> Work:
@@ -117,26 +120,37 @@ def _reflected(reflectors: Any, target: Any) -> Work:
     return _work(target, flops, reflectors.nbytes + 2.0 * target.nbytes)
 
 
-def _factors(_: Arguments, __: Mapping[str, Any], result: Any) -> Work:
-    """One of the two factors is the delta times the vectors."""
-    left, right = result
-    flops = 2.0 * left.shape[0] * left.shape[1] * right.shape[1]
-    return _work(left, flops, left.nbytes + right.nbytes)
+def _image_of_wide(args: Arguments, _: Mapping[str, Any], __: Any) -> Work:
+    """``delta^T V`` for all bands, once."""
+    return _product(args[0], args[0]._delta.shape[0], first=True)
 
 
-def _assembly(args: Arguments, _: Mapping[str, Any], result: Any) -> Work:
-    """The product of both factors, of every band but one."""
-    base, instruct = args[0], args[1]
-    solved = next(value for value in args if hasattr(value, "vectors"))
-    directions = sum(vectors.shape[1] for vectors in solved.vectors)
-    flops = 2.0 * base.numel() * directions
-    moved = base.nbytes + instruct.nbytes + sum(item.weight.nbytes for item in result)
-    single = solved.working == torch.float32
+def _projection(args: Arguments, _: Mapping[str, Any], result: Any) -> Work:
+    """A block of rows of every band: ``delta V`` if tall, then times the vectors."""
+    projector = args[0]
+    rows = result[0].shape[0] if result else 0
+    work = _product(projector, rows, first=False)
+    if not projector._tall:
+        return work
+    image = _product(projector, rows, first=True)
+    return Work(
+        work.float32_flops + image.float32_flops,
+        work.float64_flops + image.float64_flops,
+        work.moved_bytes + image.moved_bytes,
+    )
+
+
+def _product(projector: Any, rows: int, *, first: bool) -> Work:
+    directions = projector._stacked.shape[1] if first else sum(projector._widths)
+    columns = projector._delta.shape[1]
+    flops = 2.0 * rows * columns * directions
+    moved = float(rows * columns * projector._stacked.itemsize)
+    single = projector._dtype == np.float32
     return Work(flops if single else 0.0, 0.0 if single else flops, moved)
 
 
 def _rounding(args: Arguments, _: Mapping[str, Any], __: Any) -> Work:
-    values = args[2]
+    values = args[1]
     return _work(values, values.numel(), values.nbytes + 2.0 * values.numel())
 
 
@@ -158,22 +172,27 @@ def _hash(args: Arguments, _: Mapping[str, Any], __: Any) -> Work:
 
 
 _JOB, _REFINE = "timberkit.engine.job", "timberkit.spectral.refine"
-_LADDER = "timberkit.spectral.ladder"
+_LADDER, _ASSEMBLE = "timberkit.spectral.ladder", "timberkit.spectral.assemble"
+_DELTA, _VALUES = "timberkit.spectral.delta", "timberkit.spectral.values"
 _DECOMPOSE, _DEFLATE = "timberkit.spectral.decompose", "timberkit.spectral.deflate"
 _LAPACK, _BLAS = "scipy.linalg.lapack", "scipy.linalg.blas"
 
 PROBES = (
     Probe("read", _JOB, "read_range", _read),
-    Probe("delta", _REFINE, "_scaled_delta", _delta),
+    Probe("read", "timberkit.checkpoint.reader", "read_range", _read),
+    Probe("delta", f"{_DELTA}:PairDelta", "__init__", _delta),
+    Probe("delta", f"{_DELTA}:PairDelta", "_computed"),
     Probe("deflate", _DECOMPOSE, "leading_directions"),
     Probe("deflate", _DEFLATE, "_image", _image),
-    Probe("deflate", f"{_DEFLATE}:Leading", "without", _without_leading),
+    Probe("deflate", f"{_DEFLATE}:Leading", "move", _lowering),
     Probe("gram", _DECOMPOSE, "gram_matrix"),
     Probe("gram", _BLAS, "ssyrk", _rank_update),
     Probe("gram", _BLAS, "dsyrk", _rank_update),
     Probe("tridiagonal", _LAPACK, "ssytrd", _reduction),
     Probe("tridiagonal", _LAPACK, "dsytrd", _reduction),
     Probe("eigenvalues", _LAPACK, "dsterf", _eigenvalues),
+    Probe("eigenvalues", _VALUES, "eigenvalues"),
+    Probe("eigenvectors", _DECOMPOSE, "eigenvectors", _tridiagonal_vectors),
     Probe("eigenvectors", "scipy.linalg", "eigh_tridiagonal", _tridiagonal_vectors),
     Probe("eigen-solve", "torch.linalg", "eigh", _eigen_solve),
     Probe("eigen-solve", "scipy.linalg", "eigh", _eigen_solve),
@@ -183,16 +202,19 @@ PROBES = (
     Probe("full svd", _DECOMPOSE, "singular_value_decomposition", _full_svd),
     Probe("vectors in shape", f"{_DECOMPOSE}:_LapackGram", "vectors"),
     Probe("checks", _DECOMPOSE, "check_orthonormal"),
+    Probe("checks", _DECOMPOSE, "orthogonality_defect"),
     Probe("checks", _LADDER, "_mixing_error"),
     Probe("checks", _LADDER, "_flips_per_error"),
     Probe("checks", _LADDER, "gains"),
-    Probe("project", _REFINE, "_factors", _factors),
-    Probe("project", _REFINE, "_assemble", _assembly),
-    Probe("blend", _REFINE, "_blend"),
-    Probe("round", f"{_REFINE}:_Result", "put", _rounding),
-    Probe("record", _REFINE, "_record"),
+    Probe("project", f"{_ASSEMBLE}:_Projector", "__init__"),
+    Probe("project", f"{_ASSEMBLE}:_Projector", "_image_of_wide", _image_of_wide),
+    Probe("project", f"{_ASSEMBLE}:_Projector", "__call__", _projection),
+    Probe("blend", _REFINE, "blended"),
+    Probe("round", _ASSEMBLE, "_put", _rounding),
+    Probe("round", _REFINE, "filtered"),
     Probe("allocate", "timberkit.engine.run", "create_shard"),
     Probe("write", _JOB, "write_at", _write),
+    Probe("write", "timberkit.checkpoint.writer", "write_at", _write),
     Probe("copy", _JOB, "copy_range", _copy),
     Probe("sync", "timberkit.checkpoint.stage:Stage", "commit"),
     Probe("sync", "timberkit.checkpoint.stage:Stage", "publish"),

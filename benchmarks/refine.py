@@ -168,7 +168,7 @@ def measure_all(given: argparse.Namespace) -> dict[str, Any]:
     shutil.rmtree(bench.folder / "refined")
     say("plan's prediction")
     seconds = runs.predicted_seconds(bench, workers=given.workers)
-    over = seconds / result["refine"]["run_seconds"]
+    over = seconds / result["refine"]["wall_seconds"]
     result["plan"] = {"predicted_seconds": seconds, "predicted_over_run": over}
     result |= measure_variants(bench, given, result)
     result |= measure_merges(bench, given)

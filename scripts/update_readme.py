@@ -1,7 +1,7 @@
 """Rewrite the parts of README.md that the program itself says: the demo's output and the tree.
 
     python scripts/update_readme.py          # the tree only, from the first line of each file
-    python scripts/update_readme.py --demo   # also run the demo: its output and its picture
+    python scripts/update_readme.py --demo   # also run the demo: its output and its pictures
 
 Sections stand between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. A test compares the tree.
 """
@@ -45,14 +45,30 @@ def _folders_last(path: Path) -> list[tuple[int, str]]:
 
 
 def demo() -> str:
-    """What ``timberkit demo`` prints; its picture is put into docs/images."""
+    """What ``timberkit demo`` prints; its pictures are put into docs/images."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "timberkit", "demo", "--output", "demo"]
         shown = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
         picture = ROOT / "docs" / "images" / "demo_pass_at_k.svg"
         picture.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(Path(folder, "demo", "pass_at_k.svg"), picture)
+        photograph(Path(folder, "demo", "analysis", "report.html"), "analysis_page.png")
     return "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines())
+
+
+def photograph(page: Path, name: str) -> None:
+    """The upper part of a page, as Debian's Chromium shows it; nothing where there is none."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        print("chromium is not installed: the picture of the page is left as it is")
+        return
+    with tempfile.TemporaryDirectory() as profile:
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        options += [f"--user-data-dir={profile}", "--window-size=1180,1640"]
+        options += ["--virtual-time-budget=20000", "--hide-scrollbars"]
+        target = ROOT / "docs" / "images" / name
+        command = [chromium, *options, f"--screenshot={target}", page.as_uri()]
+        subprocess.run(command, check=True, capture_output=True)
 
 
 def replaced(text: str, name: str, content: str) -> str:

@@ -6,8 +6,9 @@
     timberkit.verify("OUT").passed
     timberkit.effective_rank([3.0, 1.0, 0.5])
 
-Files: ``plan``, ``refine``, ``verify``. In memory: ``refine_state_dicts``, ``refine_matrix``,
-``spectrum``, ``effective_rank``. Every error is a ``timberkit.errors.TimberkitError``.
+Files: ``plan``, ``refine``, ``verify``, ``analyze``, ``read_analysis``. In memory:
+``refine_state_dicts``, ``refine_matrix``, ``spectrum``, ``effective_rank``. Every error is a
+``timberkit.errors.TimberkitError``.
 Names are loaded when first used, so that importing this package costs nothing.
 """
 
@@ -17,17 +18,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from timberkit.engine.analysis_files import read_analysis
+    from timberkit.engine.analyze import AnalysisResult
     from timberkit.engine.in_memory import refine_state_dicts
     from timberkit.engine.run import RefineResult, plan, refine
     from timberkit.engine.verify import VerifyReport, verify
     from timberkit.spectral.rank import effective_rank
     from timberkit.spectral.refine import refine_matrix, spectrum
+    from timberkit.study.analysis import analyze
 
 _HOMES = {
+    "AnalysisResult": "timberkit.engine.analyze",
     "RefineResult": "timberkit.engine.run",
     "VerifyReport": "timberkit.engine.verify",
+    "analyze": "timberkit.study.analysis",
     "effective_rank": "timberkit.spectral.rank",
     "plan": "timberkit.engine.run",
+    "read_analysis": "timberkit.engine.analysis_files",
     "refine": "timberkit.engine.run",
     "refine_matrix": "timberkit.spectral.refine",
     "refine_state_dicts": "timberkit.engine.in_memory",
@@ -36,10 +43,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "AnalysisResult",
     "RefineResult",
     "VerifyReport",
+    "analyze",
     "effective_rank",
     "plan",
+    "read_analysis",
     "refine",
     "refine_matrix",
     "refine_state_dicts",

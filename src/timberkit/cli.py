@@ -5,24 +5,48 @@ Heavy imports stand inside the commands, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from timberkit.config import METHODS, RefineRecipe, build_recipe, read_recipe_fields
+from timberkit.cli_analyze import analyze
+from timberkit.cli_options import (
+    EXIT_CODES,
+    Base,
+    Config,
+    Device,
+    Dtype,
+    Energy,
+    Exclude,
+    Families,
+    Include,
+    Instruct,
+    Json,
+    Lam,
+    Layers,
+    Method,
+    Mu,
+    Quiet,
+    Ratio,
+    Variants,
+    Workers,
+    merged,
+    print_json,
+    split_names,
+    stoppable,
+)
+from timberkit.cli_report import report
+from timberkit.config import RefineRecipe, build_recipe, read_recipe_fields
+from timberkit.engine.fork_server import start_early
 from timberkit.errors import (
     EXIT_CHECK_FAILED,
     EXIT_INTERRUPTED,
-    InterruptedRunError,
     RecipeError,
     TimberkitError,
     UsageError,
@@ -30,11 +54,6 @@ from timberkit.errors import (
 
 if TYPE_CHECKING:
     from timberkit.engine.run import RefineResult
-
-EXIT_CODES = (
-    "Exit codes: 0 done, 1 a check failed, 2 usage, 3 bad input,"
-    " 4 interrupted (the same command continues)."
-)
 
 app = typer.Typer(
     name="timberkit",
@@ -45,59 +64,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-
-Base = Annotated[
-    str | None, typer.Argument(help="Base: a folder, or a hub id such as org/name[@revision].")
-]
-Instruct = Annotated[str | None, typer.Argument(help="Instruct: a folder or hub id, likewise.")]
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", help="Recipe: a YAML file, or a timberkit.json. Flags override it."),
-]
-Method = Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)} [timber].")]
-Lam = Annotated[float | None, typer.Option(help="Gain of the tail, in [0, 1] (timber) [0.2].")]
-Mu = Annotated[float | None, typer.Option(help="Weight of Instruct, in [0, 1] (merge).")]
-Ratio = Annotated[float | None, typer.Option(help="Share of directions kept, in (0, 1].")]
-Energy = Annotated[float | None, typer.Option(help="Share of energy kept, in (0, 1].")]
-Variants = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--variant", help="timber:lam=0.2, timber-l, merge:mu=0.8, …; several give a folder each."
-    ),
-]
-Families = Annotated[
-    str | None,
-    typer.Option(
-        help="Comma-separated: attention, ffn, expert, router, embedding, head, all-linear, or"
-        " authors (all that the paper's code treats) [attention,ffn,expert]."
-    ),
-]
-Layers = Annotated[str | None, typer.Option(help="Only these layers, such as 4-20,25.")]
-Include = Annotated[
-    list[str] | None, typer.Option(help="Only tensors whose name fits, such as '*.q_proj.*'.")
-]
-Exclude = Annotated[list[str] | None, typer.Option(help="No tensor whose name fits.")]
-Dtype = Annotated[str | None, typer.Option(help="Output dtype: bfloat16, float16, float32 [own].")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (not timed yet) [cpu].")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes [what pays off].")]
-Json = Annotated[bool, typer.Option("--json", help="Result as one JSON object on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing but errors.")]
-
-
-Parameters = ParamSpec("Parameters")
-
-
-def _stoppable(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
-    """Ctrl-C and SIGTERM before a run has begun: the documented exit code all the same."""
-
-    @wraps(command)
-    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except KeyboardInterrupt:
-            raise InterruptedRunError("stopped; the same command starts again") from None
-
-    return run
 
 
 def _recipe(
@@ -116,26 +82,12 @@ def _recipe(
     if method or "variants" in given:
         for name in ("variants", "method", "lam", "mu", "ratio", "energy"):
             fields.pop(name, None)
-    nested = fields.get("selection")
-    for name in ("families", "layers", "include", "exclude"):
-        if name in given and isinstance(nested, dict):
-            nested[name] = given.pop(name)
-    fields |= given
-    missing = [name.upper() for name in ("base", "instruct") if name not in fields]
-    if missing:
-        raise UsageError(
-            f"{' and '.join(missing)} not given; write: timberkit refine BASE INSTRUCT -o OUT, or"
-            " name them in --config"
-        )
+    fields = merged(fields, given, command="refine")
     return build_recipe(fields, where="recipe" if config is None else str(config))
 
 
-def _listed(families: str | None) -> list[str] | None:
-    return None if families is None else [name.strip() for name in families.split(",")]
-
-
 @app.command(epilog=EXIT_CODES)
-@_stoppable
+@stoppable
 def refine(
     base: Base = None,
     instruct: Instruct = None,
@@ -175,7 +127,7 @@ def refine(
     """
     recipe = _recipe(
         base, instruct, config, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
-        variants=variant or None, families=_listed(families), layers=layers,
+        variants=variant or None, families=split_names(families), layers=layers,
         include=include or None, exclude=exclude or None, dtype=dtype, device=device,
     )  # fmt: skip
     if dry_run:
@@ -183,6 +135,8 @@ def refine(
         return
     if output is None:
         raise UsageError("no output named; add: -o FOLDER")
+    if recipe.device == "cpu":
+        start_early(recipe.instruct.location, workers)
     from timberkit import terminal
     from timberkit.engine.run import refine_recipe
 
@@ -191,13 +145,13 @@ def refine(
             recipe, output, workers=workers, overwrite=overwrite, on_progress=on_progress
         )
     if as_json:
-        _print_json(_result_fields(result))
+        print_json(_result_fields(result))
     else:
         terminal.show_result(terminal.results(quiet=quiet), result)
 
 
 @app.command(epilog=EXIT_CODES)
-@_stoppable
+@stoppable
 def plan(
     base: Base = None,
     instruct: Instruct = None,
@@ -225,14 +179,14 @@ def plan(
     """
     recipe = _recipe(
         base, instruct, config, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
-        variants=variant or None, families=_listed(families), layers=layers,
+        variants=variant or None, families=split_names(families), layers=layers,
         include=include or None, exclude=exclude or None, dtype=dtype, device=device,
     )  # fmt: skip
     _show_plan(recipe, workers, as_json=as_json, quiet=False)
 
 
 @app.command(epilog=EXIT_CODES)
-@_stoppable
+@stoppable
 def verify(
     output: Annotated[Path, typer.Argument(help="An output of refine.")],
     base: Annotated[str | None, typer.Option(help="Where Base is now [from the manifest].")] = None,
@@ -263,13 +217,17 @@ def verify(
         sources=not without_sources, on_check=lambda check: terminal.show_check(console, check),
     )  # fmt: skip
     if as_json:
-        _print_json({"passed": report.passed, "checks": [asdict(check) for check in report.checks]})
+        print_json({"passed": report.passed, "checks": [asdict(check) for check in report.checks]})
     if not report.passed:
         raise typer.Exit(EXIT_CHECK_FAILED)
 
 
+app.command(epilog=EXIT_CODES)(analyze)
+app.command(epilog=EXIT_CODES)(report)
+
+
 @app.command(epilog=EXIT_CODES)
-@_stoppable
+@stoppable
 def clean(
     folder: Annotated[Path, typer.Argument(help="Where outputs stand.")] = Path(),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List, remove nothing.")] = False,
@@ -294,13 +252,13 @@ def clean(
         line = f"{stage.path}: {terminal.size(stage.size_bytes)}, {state}"
         console.print(line)
     if as_json:
-        _print_json(listed)
+        print_json(listed)
     elif not listed:
         console.print(f"{folder}: no unfinished runs.")
 
 
 @app.command(epilog=EXIT_CODES)
-@_stoppable
+@stoppable
 def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder to write; replaced if it is a demo.")
@@ -318,7 +276,7 @@ def demo(
     with terminal.progress_bar(shown=not as_json) as on_progress:
         outcome = run_demo(output, on_progress=on_progress)
     if as_json:
-        _print_json(asdict(outcome))
+        print_json(asdict(outcome))
     else:
         show_demo(terminal.results(), outcome)
     if not outcome.verified:
@@ -338,7 +296,7 @@ def _show_plan(recipe: RefineRecipe, workers: int | None, *, as_json: bool, quie
         terminal.show_plan(terminal.results(quiet=quiet), planned, needs)
         return
     tensors = [asdict(tensor) for tensor in planned.tensors]
-    _print_json(
+    print_json(
         {
             "recipe": pair.recipe.model_dump(mode="json"),
             "estimate": asdict(needs),
@@ -359,10 +317,6 @@ def _result_fields(result: RefineResult) -> dict[str, Any]:
         "base_only": result.plan.base_only,
         "tensors": [asdict(tensor) for tensor in result.tensors],
     }
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 def _version(shown: bool) -> None:

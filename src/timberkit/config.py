@@ -39,6 +39,8 @@ Family: TypeAlias = Literal[
     "attention", "ffn", "expert", "router", "embedding", "head", "all-linear", "authors"
 ]
 OutputDtype: TypeAlias = Literal["float32", "float16", "bfloat16", "float64"]
+Measure: TypeAlias = Literal["rounding", "subspaces"]
+KeepValues: TypeAlias = Literal["delta", "all"]
 
 DEFAULT_FAMILIES: tuple[Family, ...] = ("attention", "ffn", "expert")
 LARGEST_RECIPE_BYTES = 1 << 20
@@ -91,6 +93,7 @@ METHODS: dict[str, type[AnyVariant]] = {
 
 
 _PARAMETERS = ("method", "lam", "mu", "ratio", "energy")
+_ONLY_REFINE = (*_PARAMETERS, "variants", "dtype", "device")
 
 
 def parse_variant(text: str) -> AnyVariant:
@@ -281,8 +284,47 @@ class RefineRecipe(Frozen):
 
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of the recipe: equal recipes, equal digests."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, allow_nan=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return _digest(self)
+
+
+class AnalyzeRecipe(Frozen):
+    """Everything that decides the numbers of an analysis.
+
+    ``measure`` names what costs more than the singular values; ``prompts`` is the file of texts for
+    the hidden states, where they are not the embedded pair's own.
+    """
+
+    base: SourceField
+    instruct: SourceField
+    selection: Selection = Selection()
+    measure: tuple[Measure, ...] = ()
+    keep_values: KeepValues = "delta"
+    hidden_states: bool = False
+    prompts: str | None = None
+
+    @field_validator("measure")
+    @classmethod
+    def _in_one_order(cls, measure: tuple[Measure, ...]) -> tuple[Measure, ...]:
+        return tuple(name for name in get_args(Measure) if name in measure)
+
+    @model_validator(mode="after")
+    def _prompts_for_something(self) -> AnalyzeRecipe:
+        if self.prompts is not None and not self.hidden_states:
+            raise ValueError("prompts: only hidden_states reads them; ask for these too")
+        return self
+
+    def refinement(self) -> RefineRecipe:
+        """The refinement of the same tensors, which says what is paired with what."""
+        return RefineRecipe(base=self.base, instruct=self.instruct, selection=self.selection)
+
+    def digest(self) -> str:
+        """As ``RefineRecipe.digest``."""
+        return _digest(self)
+
+
+def _digest(recipe: Frozen) -> str:
+    canonical = json.dumps(recipe.model_dump(mode="json"), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def build_recipe(fields: Mapping[str, Any], *, where: str = "recipe") -> RefineRecipe:
@@ -297,6 +339,22 @@ def build_recipe(fields: Mapping[str, Any], *, where: str = "recipe") -> RefineR
     """
     try:
         return RefineRecipe.model_validate(_nested(dict(fields), where))
+    except ValidationError as error:
+        raise recipe_error(error, where=where) from None
+
+
+def build_analyze_recipe(fields: Mapping[str, Any], *, where: str = "recipe") -> AnalyzeRecipe:
+    """Validate fields into the recipe of an analysis, as ``build_recipe`` does.
+
+    A recipe of ``refine`` will do: what only concerns its output (methods, dtype, device) is left
+    out.
+
+    >>> build_analyze_recipe({"base": "a/b", "instruct": "a/c", "layers": "0-3"}).selection.layers
+    '0-3'
+    """
+    kept = {name: value for name, value in fields.items() if name not in _ONLY_REFINE}
+    try:
+        return AnalyzeRecipe.model_validate(_nested(kept, where))
     except ValidationError as error:
         raise recipe_error(error, where=where) from None
 

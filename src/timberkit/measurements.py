@@ -149,7 +149,9 @@ class SubspaceMeasurement:
 
     ``left`` and ``right``: of Base with Instruct at each of ``LEADING_COUNTS`` (those up to r),
     then at K. ``delta_left`` and ``delta_right``: the delta's leading directions with Base's,
-    likewise (delta's head of K directions with Base's first K last).
+    likewise (delta's head of K directions with Base's first K last). A dimension above the
+    numerical rank of either matrix is left out, K too: the last entry is K's where its dimension
+    is the cut.
     """
 
     __pydantic_config__ = _EXACTLY

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from statistics import median
+from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -32,6 +34,10 @@ from timberkit.engine.progress import ProgressCallback
 from timberkit.engine.run import RefineResult
 from timberkit.engine.verify import Check
 from timberkit.records import ChangeRecord
+
+if TYPE_CHECKING:
+    from timberkit.engine.analysis_plan import AnalysisEstimate, AnalysisPlan
+    from timberkit.engine.analyze import AnalysisResult
 
 
 def results(*, quiet: bool = False) -> Console:
@@ -93,20 +99,25 @@ def progress_bar(*, shown: bool) -> Iterator[ProgressCallback | None]:
                 started.enter_context(bar)
             bar.update(
                 task,
+                description=state.phase,
                 total=max(state.cost_total, 1e-9),
                 completed=state.cost_done,
-                detail=(
-                    f"{state.tasks_done}/{state.tasks_total} pieces,"
-                    f" {size(state.bytes_done)}/{size(state.bytes_total)}"
-                ),
+                detail=_detail(state),
             )
 
         yield show
 
 
+def _detail(state: RunProgress) -> str:
+    pieces = f"{state.tasks_done}/{state.tasks_total} pieces"
+    if not state.bytes_total:
+        return pieces
+    return f"{pieces}, {size(state.bytes_done)}/{size(state.bytes_total)}"
+
+
 def show_plan(console: Console, plan: RefinementPlan, needs: Estimate) -> None:
     """What a run will do and what it takes."""
-    console.print(_families_table(plan))
+    console.print(_families_table(plan, "Refined"))
     copies = ", ".join(f"{reason} ({count})" for reason, count in plan.copy_reasons.items())
     if copies:
         console.print(f"Copied from Instruct bit for bit: {copies}.")
@@ -122,8 +133,8 @@ def show_plan(console: Console, plan: RefinementPlan, needs: Estimate) -> None:
     )
 
 
-def _families_table(plan: RefinementPlan) -> Table:
-    table = Table(title="Refined", title_justify="left")
+def _families_table(plan: RefinementPlan, title: str) -> Table:
+    table = Table(title=title, title_justify="left")
     for heading in ("family", "tensors", "matrices", "parameters", "largest"):
         table.add_column(heading, justify="left" if heading == "family" else "right")
     families = Counter(tensor.family for tensor in plan.refined)
@@ -176,6 +187,83 @@ def _medians(changes: Sequence[ChangeRecord]) -> list[str]:
         f"{median(roundings):.0%}" if roundings else "none",
         f"{median(change.changed for change in changes):.0%}" if changes else "none",
     ]
+
+
+def show_analysis_plan(console: Console, plan: AnalysisPlan, needs: AnalysisEstimate) -> None:
+    """What an analysis will measure and what it takes."""
+    console.print(_families_table(plan.refinement, "Measured"))
+    left = plan.refinement.copy_reasons
+    if left:
+        shown = ", ".join(f"{reason} ({count})" for reason, count in left.items())
+        console.print(f"Left out: {shown}.")
+    hidden = ", without the hidden states" if plan.recipe.hidden_states else ""
+    console.print(
+        f"Takes {size(needs.memory_per_worker_bytes)} of memory for each of {needs.workers}"
+        f" worker{'s' if needs.workers > 1 else ''}"
+        + ("." if needs.seconds is None else f"; about {duration(needs.seconds)}{hidden}.")
+    )
+
+
+def show_analysis(console: Console, result: AnalysisResult, *, can_draw: bool) -> None:
+    """What an analysis found: a line for each module, then the model in plain sentences."""
+    summary: dict[str, Any] = result.analysis.summary
+    console.print(_modules_table(summary))
+    console.print(
+        "null: independent noise of the same shape; tail: share of the delta's energy that Timber"
+        " weakens; times rounding: size of Timber's correction (lambda 0.2) over that of rounding,"
+        " of all matrices together."
+    )
+    for line in summary["verdicts"]:
+        console.print(line)
+    if result.analysis.hidden_states:
+        console.print(_hidden_states_table(result))
+    resumed = ", continued from an earlier run" if result.resumed else ""
+    console.print(f"{result.output}: done in {duration(result.seconds)}{resumed}.")
+    page = result.output / "report.html"
+    if page.exists():
+        console.print(f"The whole of it as one page: {page}")
+    elif not can_draw:
+        console.print("No page and no figures: they need pip install 'timberkit[report]'.")
+
+
+def _modules_table(summary: Mapping[str, Any]) -> Table:
+    table = Table(
+        title="Effective rank over r, means",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("module", overflow="fold")
+    columns = ("matrices", "base", "instruct", "delta", "null", "tail", "null tail")
+    for heading in (*columns, "times rounding"):
+        table.add_column(heading, justify="right")
+    for name, found in (*summary["modules"].items(), ("all", summary["model"])):
+        rounding = found["rounding"]
+        times = None if rounding is None else rounding["correction_over_rounding"]
+        table.add_row(
+            Text(name),
+            str(found["matrices"]),
+            *(f"{found[f'{which}_ratio']['mean']:.3f}" for which in columns[1:5]),
+            *(f"{found[f'{which}_tail_energy']['mean']:.2%}" for which in ("delta", "null")),
+            "" if times is None else f"{times:.1f}",
+        )
+    return table
+
+
+def _hidden_states_table(result: AnalysisResult) -> Table:
+    table = Table(
+        title="Effective rank of the hidden states",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("layer", "base", "instruct", "base - instruct"):
+        table.add_column(heading, justify="right")
+    for row in result.analysis.hidden_states:
+        layer = "embedding" if row.layer == 0 else str(row.layer)
+        values = (f"{row.base:.2f}", f"{row.instruct:.2f}", f"{row.difference:+.2f}")
+        table.add_row(layer, *values)
+    return table
 
 
 def show_check(console: Console, check: Check) -> None:

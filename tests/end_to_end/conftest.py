@@ -47,7 +47,8 @@ class Finished:
         assert self.stdout == ""
         bar, start, message = self.stderr.rpartition("error: ")
         assert start, self.stderr
-        assert all(line.startswith("refine ") for line in bar.splitlines()), self.stderr
+        phases = ("refine ", "analyze ", "hidden states ")
+        assert all(line.startswith(phases) for line in bar.splitlines()), self.stderr
         return message
 
 

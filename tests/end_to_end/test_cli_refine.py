@@ -290,7 +290,7 @@ def test_plan_and_dry_run_write_nothing_but_the_calibration(
     assert (done.exit_code, done.stderr) == (0, "")
     assert "attention" in done.stdout
     assert state(tmp_path, home) == before
-    cache = Path(commands.environment["XDG_CACHE_HOME"])
+    cache = Path(commands.environment["XDG_CACHE_HOME"]) / "timberkit"
     assert {path.name for path in cache.rglob("*") if path.is_file()} <= {"calibration.json"}
 
 

@@ -19,7 +19,10 @@ import runpy
 import sys
 from typing import Any
 
-COMMANDS = ("cli", "terminal", "checkpoint.stage", "engine.estimate", "engine.run", "engine.verify")
+COMMANDS = (
+    *("cli", "terminal", "checkpoint.stage", "engine.estimate", "engine.run", "engine.verify"),
+    "study.analysis",
+)
 
 
 def redirect(descriptor: int, path: str, flags: int) -> None:

@@ -82,3 +82,58 @@ def test_energy_share_grows_with_the_head_from_zero_to_one(
     assert 0.0 <= high <= 1.0
     assert low <= high + 1e-15
     assert np.isclose(energy_share(descending, values.size), 1.0, rtol=1e-15)
+
+
+def effective_ranks(spectra: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Effective rank of every row; the definition without care for extreme units."""
+    shares = spectra / spectra.sum(axis=1, keepdims=True)
+    logarithms = np.log(np.where(shares > 0, shares, 1.0))
+    return np.asarray(np.exp(-(shares * logarithms).sum(axis=1)))
+
+
+def slopes(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Derivative of the entropy by every value, up to a positive factor."""
+    shares = np.maximum(values / values.sum(), 1e-300)
+    return np.asarray(-np.log(shares) - np.log(effective_rank(values)))
+
+
+def random_case(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A spectrum over up to 16 decades, zeros among it, and errors from tiny to as large as it."""
+    r = int(rng.integers(1, 9))
+    values = 10.0 ** rng.uniform(-rng.choice([0.5, 3.0, 16.0]), 0.0, r)
+    values[rng.random(r) < 0.15] = 0.0
+    values[rng.integers(r)] = 1.0
+    errors = 10.0 ** rng.uniform(-14.0, rng.choice([-6.0, -2.0, 0.0]), r)
+    if rng.random() < 0.3:
+        errors[:] = errors[0]
+    errors[rng.random(r) < rng.choice([0.0, 0.5])] = 0.0
+    return values, errors
+
+
+def test_twenty_thousand_random_perturbations_within_the_errors_stay_within_the_bound() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(1000):
+        values, errors = random_case(rng)
+        # Random ones, corners, and both corners that move the entropy most at first order.
+        signs = rng.uniform(-1.0, 1.0, (20, values.size))
+        signs[:10] = np.sign(signs[:10])
+        signs[0] = np.sign(slopes(values))
+        signs[1] = -signs[0]
+        moved = np.maximum(values + errors * signs, 0.0)
+        moved = moved[moved.any(axis=1)]
+        change = np.abs(effective_ranks(moved) - effective_rank(values))
+        bound = effective_rank_error(values, errors)
+        assert (change <= bound + 1e-13 * values.size).all(), (values, errors)
+
+
+def test_the_bound_of_small_errors_is_what_the_worst_signs_reach() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        values = rng.uniform(0.1, 1.0, int(rng.integers(2, 40)))
+        errors = 1e-6 * rng.uniform(0.0, 1.0, values.size)
+        signs = np.sign(slopes(values))
+        worst = max(
+            abs(effective_rank(values + sign * errors * signs) - effective_rank(values))
+            for sign in (1.0, -1.0)
+        )
+        assert worst <= effective_rank_error(values, errors) <= 1.001 * worst + 1e-12

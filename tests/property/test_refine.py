@@ -19,6 +19,8 @@ from timberkit.config import (
     TruncateRank,
 )
 from timberkit.engine.execute import one_thread
+from timberkit.spectral import decompose as decompose_module
+from timberkit.spectral import delta as delta_module
 from timberkit.spectral import ladder
 from timberkit.spectral.agreement import agreement
 from timberkit.spectral.oracle import consult
@@ -110,3 +112,52 @@ def test_methods_with_one_cut_do_not_depend_on_their_company(
         for variant, weight in zip(chosen, together, strict=True):
             alone: Any = refine_matrix(base, instruct, [variant]).weights[0]
             assert bits(alone) == bits(weight)
+
+
+@st.composite
+def spiked_pairs(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
+    """A pair of random shape and dtypes whose delta has a bulk, and a few directions above it."""
+    rows, columns = draw(st.integers(1, 90)), draw(st.integers(1, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    base = 0.02 * rng.standard_normal((rows, columns))
+    delta = rng.standard_normal((rows, columns)) * draw(st.sampled_from([1e-3, 1e-4, 1e-5]))
+    for height in draw(st.lists(st.floats(1.0, 1000.0), max_size=4)):
+        left, right = rng.standard_normal(rows), rng.standard_normal(columns)
+        # As long as the bulk, times so much.
+        length = np.linalg.norm(delta, ord=2) * height if height < 100 else height * 1e-3
+        delta += length * np.outer(left / np.linalg.norm(left), right / np.linalg.norm(right))
+    first, second = draw(st.sampled_from(DTYPES)), draw(st.sampled_from(DTYPES))
+    return torch.from_numpy(base).to(first), torch.from_numpy(base + delta).to(second)
+
+
+@MANY
+@given(
+    pair=spiked_pairs(),
+    chosen=st.lists(variants, min_size=1, max_size=3),
+    single=st.booleans(),
+    elements=st.integers(1, 400),
+    wide=st.booleans(),
+)
+def test_streamed_and_held_results_agree_with_the_oracle(
+    pair: tuple[torch.Tensor, torch.Tensor],
+    chosen: list[AnyVariant],
+    single: bool,
+    elements: int,
+    wide: bool,
+) -> None:
+    base, instruct = (weight.T.contiguous() if wide else weight for weight in pair)
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        if single:
+            patch.setattr(ladder, "SINGLE_PRECISION_SIDE", 1)
+        patch.setattr(delta_module, "ROW_BLOCK_ELEMENTS", elements)
+        patch.setattr(decompose_module, "BLOCK_ELEMENTS", 3 * elements)
+        cuts = []
+        for held in (1 << 26, 0):
+            patch.setattr(delta_module, "HELD_ELEMENTS", held)
+            patch.setattr(decompose_module, "HELD_ELEMENTS", held)
+            result = refine_matrix(base, instruct, chosen)
+            cuts.append(result.record.cut)
+            for variant, weight in zip(chosen, result.weights, strict=True):
+                found = agreement(weight, base, instruct, variant)
+                assert found.holds, (held, result.record.route, found)
+    assert cuts[0] == cuts[1]

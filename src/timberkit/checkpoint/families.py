@@ -133,6 +133,21 @@ def classify(name: str, shape: tuple[int, ...]) -> Role:
     )
 
 
+def module_path(name: str) -> str:
+    """The words of a name that say what a tensor is in its layer: without layer and numbers.
+
+    Outside any layer the last word. Never raises.
+
+    >>> module_path("model.layers.3.mlp.experts.17.down_proj.weight"), module_path("lm_head.weight")
+    ('mlp.experts.down_proj', 'lm_head')
+    """
+    stem = _PARAMETER.sub("", name)
+    layer = _LAYER.search(stem)
+    words = stem[0 if layer is None else layer.end() :].split(".")
+    words = [word for word in words if word and not word.isdigit()]
+    return ".".join(words if layer is not None else words[-1:]) or stem
+
+
 def _kind(name: str, parts: list[str], dimensions: int, *, in_layer: bool) -> Kind:
     module, owners = parts[-1], parts[:-1]
     if _OTHER_MODALITIES.intersection(parts):

@@ -15,12 +15,16 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 from timberkit.checkpoint.layout import DTYPE_BITS, Checkpoint, Shard, TensorEntry
+from timberkit.dtypes import Raw, raw_dtype
 from timberkit.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 TORCH_NAMES: Mapping[str, str] = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16",
@@ -83,6 +87,8 @@ def torch_dtype(dtype: str) -> torch.dtype:
     >>> torch_dtype("BF16")
     torch.bfloat16
     """
+    import torch
+
     found = getattr(torch, TORCH_NAMES.get(dtype, ""), None)
     if not isinstance(found, torch.dtype):
         raise CheckpointError(
@@ -135,9 +141,32 @@ def _slice_start(entry: TensorEntry, index: int) -> int:
 
 
 def _as_tensor(content: bytearray, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    import torch
+
     if not content:  # frombuffer refuses an empty buffer
         return torch.empty(shape, dtype=dtype)
     return torch.frombuffer(content, dtype=dtype).reshape(shape)
+
+
+class RowReader:
+    """A stored matrix of which blocks of rows are read when they are asked for: ``reader[2:5]``.
+
+    ``path`` holds a row-major matrix of ``shape`` from byte ``start``; ``dtype`` is one of
+    ``dtypes.FLOATING``. Nothing is kept between reads. Raises CheckpointError when the file cannot
+    be read, or ends early.
+    """
+
+    def __init__(self, path: Path, start: int, shape: tuple[int, int], dtype: str) -> None:
+        self._path, self._start = path, start
+        self.shape, self.dtype = shape, dtype
+
+    def __getitem__(self, rows: slice) -> Raw:
+        """(rows, n) raw, in memory of its own; a slice without a step."""
+        first, last, _ = rows.indices(self.shape[0])
+        element = raw_dtype(self.dtype)
+        width = self.shape[1] * element.itemsize
+        content = read_range(self._path, self._start + first * width, (last - first) * width)
+        return np.frombuffer(content, dtype=element).reshape(last - first, self.shape[1])
 
 
 def fingerprint(checkpoint: Checkpoint) -> dict[str, dict[str, int | str]]:

@@ -20,7 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+
 from timberkit.checkpoint.output_layout import ShardLayout
+from timberkit.dtypes import Raw
 from timberkit.errors import CheckpointError, InterruptedRunError, ResourceError
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
@@ -77,6 +80,21 @@ def write_at(path: Path, offset: int, data: Bytes) -> None:
             _write_all(descriptor, view.cast("B"), offset)
         finally:
             os.close(descriptor)
+
+
+class RowWriter:
+    """A stored matrix into which blocks of rows are written: ``writer[2:5] = block``.
+
+    ``path`` gets a row-major matrix of ``columns`` from byte ``start``; raises as ``write_at``.
+    """
+
+    def __init__(self, path: Path, start: int, columns: int) -> None:
+        self._path, self._start, self._columns = path, start, columns
+
+    def __setitem__(self, rows: slice, block: Raw) -> None:
+        """Write a raw block of rows, (rows, columns); not synced."""
+        offset = rows.start * self._columns * block.itemsize
+        write_at(self._path, self._start + offset, np.ascontiguousarray(block).data)
 
 
 def write_file(path: Path, data: bytes) -> None:

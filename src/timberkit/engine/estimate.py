@@ -1,56 +1,70 @@
 """What a run will take: memory of a worker, disk, and time from a short calibration.
 
-Time is modelled as ``flops / rate(r)``: the rate of the whole solve is measured on three sizes of
-matrices and interpolated in ``log r``, because small matrices run far below the speed of large
-ones. The measurement takes seconds and is kept in the user's cache.
+Time is modelled as ``cost / rate(r)``: operations, with those of the reduction to tridiagonal form
+counted ``REDUCTION_WEIGHT`` times because half of them wait for memory, over a rate that is
+measured on a few sizes of matrices, on all cores at once as a run uses them, and interpolated in
+``log r``. To that come the start of the workers and one pass over the output to hash it. The
+measurement takes seconds and is kept in the user's cache.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import scipy
-import torch
 
 from timberkit.config import Timber
-from timberkit.engine.execute import one_thread, usable_cores
+from timberkit.dtypes import narrow, raw_dtype
+from timberkit.engine.execute import one_thread
+from timberkit.engine.fork_server import context as fork_server_context
+from timberkit.engine.fork_server import usable_cores
+from timberkit.engine.job import HELD_BYTES
 from timberkit.engine.plan import RefinementPlan
 from timberkit.engine.tasks import RefineTask, Task
-from timberkit.spectral.refine import refine_matrix
+from timberkit.spectral.delta import HELD_ELEMENTS, ROW_BLOCK_ELEMENTS
+from timberkit.spectral.refine import StoredMatrix, refine_rows
 
 PROCESS_BYTES = 400 << 20
-"""A worker before its first matrix: Python, torch, SciPy."""
+"""A worker before its first matrix: Python, NumPy, SciPy; torch where it is needed."""
 COPY_BYTES_PER_SECOND = 400e6
 """Assumed for copying and hashing where nothing was measured."""
-TAIL_SHARE = 0.2
-"""Assumed share of the directions in Timber's tail; noise gives 0.05 to 0.2 (facts of the null)."""
+WRITE_BYTES_PER_SECOND = 400e6
+"""Assumed of the disk: slower than most, faster than some networks."""
+REDUCTION_WEIGHT = 2.5
+"""Time of an operation of the reduction and the eigenvectors over that of a matrix product."""
 WORTH_A_WORKER_SECONDS = 3.0
-"""Expected work that pays for starting one more process, which takes a second or two."""
-CALIBRATION_SHAPES = ((256, 512), (768, 1536), (1536, 3072))
+"""Expected work that pays for starting more than one process."""
+CALIBRATION_SHAPES = ((256, 512), (768, 1536), (1536, 3072), (3072, 3072))
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Measured floating-point rate of a whole refinement, for each short side ``r``."""
+    """What a machine does: cost of refinements per second and worker, for each short side ``r``.
+
+    ``start_seconds`` is what a process needs before its first matrix; hashing is for one worker.
+    """
 
     machine: str
     sides: tuple[int, ...]
-    flops_per_second: tuple[float, ...]
+    cost_per_second: tuple[float, ...]
+    start_seconds: float = 0.0
+    hash_bytes_per_second: float = COPY_BYTES_PER_SECOND
 
     def rate(self, r: int) -> float:
         """Interpolated rate for a short side; the nearest measured one outside the range."""
-        return float(
-            np.exp(np.interp(np.log(r), np.log(self.sides), np.log(self.flops_per_second)))
-        )
+        return float(np.exp(np.interp(np.log(r), np.log(self.sides), np.log(self.cost_per_second))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,36 +77,69 @@ class Estimate:
     seconds: float | None
 
 
+def tail_share(rows: int, columns: int) -> float:
+    """Assumed share of the directions in Timber's tail: noise of that shape and a little more.
+
+    Noise of a square matrix has 0.2 of its directions there, noise of a 1:3 one 0.05
+    (Marchenko-Pastur); leading directions add some.
+
+    >>> round(tail_share(1024, 3072), 2)
+    0.1
+    """
+    return 0.03 + 0.2 * min(rows, columns) / max(rows, columns)
+
+
+def _parts(rows: int, columns: int) -> tuple[float, float]:
+    """Operations of matrix products, and of the reduction with its vectors."""
+    r = min(rows, columns)
+    k = tail_share(rows, columns) * r
+    return rows * columns * r + 4 * rows * columns * k, 4 / 3 * r**3 + 4 * r**2 * k
+
+
 def matrix_flops(rows: int, columns: int) -> float:
     """Operations of one refinement: Gram ``m n r``, reduction ``4/3 r^3``, tail and projection.
 
-    ``4 m n k + 4 r^2 k`` for ``k = TAIL_SHARE * r`` directions.
+    ``4 m n k + 4 r^2 k`` for the ``k`` directions of ``tail_share``.
     """
-    r = min(rows, columns)
-    k = TAIL_SHARE * r
-    return rows * columns * r + 4 / 3 * r**3 + 4 * rows * columns * k + 4 * r**2 * k
+    return sum(_parts(rows, columns))
+
+
+def matrix_cost(rows: int, columns: int) -> float:
+    """``matrix_flops``, with the slow ones weighted."""
+    products, reduction = _parts(rows, columns)
+    return products + REDUCTION_WEIGHT * reduction
 
 
 def relative_cost(task: Task) -> float:
     """Expected time of a task in arbitrary units, for progress bars."""
     if isinstance(task, RefineTask):
-        return matrix_flops(task.rows, task.columns) / 30e9
+        return matrix_cost(task.rows, task.columns) / 60e9
     return task.work_bytes / COPY_BYTES_PER_SECOND
 
 
 def task_memory_bytes(task: RefineTask, variants: int) -> int:
-    """Peak memory of one matrix by the float64 Gram route, sources and outputs included.
+    """Peak memory of one matrix by the float64 Gram route, sources included.
 
-    Up to half of the directions are assumed to be needed. The rare full SVD (a tie at the cut, a
-    delta of low rank) takes about ``24 m n`` bytes more.
+    Up to half of the directions are assumed to be needed. A large tall weight is read, computed and
+    written in blocks. The rare full SVD (a tie at the cut, a delta of low rank) takes about
+    ``24 m n`` bytes more.
     """
-    elements, r = task.rows * task.columns, min(task.rows, task.columns)
-    wide = max(task.base.size_bytes, task.instruct.size_bytes) > 2 * elements
-    delta = elements * (8 if wide else 4)
+    elements, r, longest = (
+        task.rows * task.columns,
+        min(task.rows, task.columns),
+        max(task.rows, task.columns),
+    )
+    narrow = max(task.base.size_bytes, task.instruct.size_bytes) <= 2 * elements
+    tall = task.rows >= task.columns
+    sources = sum(
+        place.size_bytes for place in (task.base, task.instruct) if place.size_bytes <= HELD_BYTES
+    )
+    held = 0 if tall and elements > HELD_ELEMENTS else elements * (4 if narrow else 8)
+    exact = elements * 8 if narrow and not tall else 0
     gram = 3 * 8 * r * r
-    vectors = r // 2 * (2 * 8 * r + 4 * (task.rows + task.columns))
-    sources = task.base.size_bytes + task.instruct.size_bytes
-    return sources + delta + gram + vectors + variants * task.target.size_bytes
+    vectors = r // 2 * (3 * 8 * r + (0 if tall else 8 * longest))
+    blocks = (6 + variants) * 8 * min(elements, ROW_BLOCK_ELEMENTS)
+    return sources + held + exact + gram + vectors + blocks
 
 
 def estimate(
@@ -131,12 +178,17 @@ def worker_memory_bytes(plan: RefinementPlan) -> int:
 def _seconds(
     plan: RefinementPlan, tasks: Sequence[RefineTask], workers: int, calibration: Calibration
 ) -> float:
-    flops = [
-        matrix_flops(task.rows, task.columns) / calibration.rate(min(task.rows, task.columns))
-        for task in tasks
-    ]
-    files = 2 * plan.output_bytes / COPY_BYTES_PER_SECOND  # written, then read again to be hashed
-    return sum(flops) / workers + files
+    """Start, the longest queue of work, and hashes: each output file by one worker."""
+    queues = [0.0] * workers
+    for task in tasks:  # the plan has them largest first
+        seconds = matrix_cost(task.rows, task.columns) / calibration.rate(
+            min(task.rows, task.columns)
+        )
+        place = queues.index(min(queues))
+        queues[place] += seconds
+    written = plan.output_bytes / WRITE_BYTES_PER_SECOND  # beside the work, until the disk is full
+    hashed = plan.output_bytes / calibration.hash_bytes_per_second / min(workers, 2)
+    return calibration.start_seconds + max(max(queues), written) + hashed
 
 
 def calibrate(*, cache: Path | None = None) -> Calibration:
@@ -152,7 +204,9 @@ def calibrate(*, cache: Path | None = None) -> Calibration:
         found = Calibration(
             str(kept["machine"]),
             tuple(int(side) for side in kept["sides"]),
-            tuple(float(rate) for rate in kept["flops_per_second"]),
+            tuple(float(rate) for rate in kept["cost_per_second"]),
+            float(kept["start_seconds"]),
+            float(kept["hash_bytes_per_second"]),
         )
         if found.machine == machine and _is_plausible(found):
             return found
@@ -169,26 +223,68 @@ def calibrate(*, cache: Path | None = None) -> Calibration:
 
 def _is_plausible(found: Calibration) -> bool:
     ascending = all(0 < a < b for a, b in pairwise((*found.sides, sys.maxsize)))
-    rates = found.flops_per_second
-    return ascending and len(rates) == len(found.sides) > 0 and all(0 < r < 1e18 for r in rates)
+    rates = (*found.cost_per_second, found.hash_bytes_per_second)
+    return (
+        ascending
+        and len(rates) == len(found.sides) + 1 > 1
+        and all(0 < rate < 1e18 for rate in rates)
+        and 0 <= found.start_seconds < 1e6
+    )
 
 
 def _measure(machine: str) -> Calibration:
-    generator = torch.Generator().manual_seed(0)
-    sides, rates = [], []
+    cores = usable_cores()
+    if cores == 1:
+        measured = [_measure_shapes(CALIBRATION_SHAPES)]
+    else:
+        with ProcessPoolExecutor(cores, mp_context=fork_server_context()) as pool:
+            asked = [pool.submit(_measure_shapes, CALIBRATION_SHAPES) for _ in range(cores)]
+            measured = [answer.result() for answer in asked]
+    rates = tuple(float(np.mean(rates)) for rates in zip(*measured, strict=True))
+    return Calibration(
+        machine,
+        tuple(min(shape) for shape in CALIBRATION_SHAPES),
+        rates,
+        start_seconds=_time_to_start(),
+        hash_bytes_per_second=_hash_rate(),
+    )
+
+
+def _measure_shapes(shapes: Sequence[tuple[int, int]]) -> list[float]:
+    """Cost per second of one refinement of each shape, with one thread."""
+    generator = np.random.default_rng(0)
+    rates = []
     with one_thread():
-        for rows, columns in CALIBRATION_SHAPES:
-            base = torch.randn(rows, columns, generator=generator).mul_(0.02).bfloat16()
-            delta = torch.randn(rows, columns, generator=generator).mul_(0.001)
-            instruct = (base.float() + delta).bfloat16()
+        for rows, columns in shapes:
+            base = 0.02 * generator.standard_normal((rows, columns), dtype=np.float32)
+            delta = 0.001 * generator.standard_normal((rows, columns), dtype=np.float32)
+            first = StoredMatrix(narrow(base, "bfloat16"), "bfloat16")
+            second = StoredMatrix(narrow(base + delta, "bfloat16"), "bfloat16")
+            out = np.empty((rows, columns), dtype=raw_dtype("bfloat16"))
             best = float("inf")
-            for _ in range(2):
+            # The largest takes seconds, and is not disturbed by a single hiccup.
+            for _ in range(1 if rows * columns > 1 << 23 else 2):
                 started = time.perf_counter()
-                refine_matrix(base, instruct, [Timber()])
+                refine_rows(first, second, [Timber()], [out])
                 best = min(best, time.perf_counter() - started)
-            sides.append(min(rows, columns))
-            rates.append(matrix_flops(rows, columns) / best)
-    return Calibration(machine, tuple(sides), tuple(rates))
+            rates.append(matrix_cost(rows, columns) / best)
+    return rates
+
+
+def _time_to_start() -> float:
+    """Seconds that a fresh process needs to import what a worker needs."""
+    started = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-c", "import timberkit.engine.execute"], check=True, capture_output=True
+    )
+    return time.perf_counter() - started
+
+
+def _hash_rate() -> float:
+    content = bytes(32 << 20)
+    started = time.perf_counter()
+    hashlib.sha256(content).digest()
+    return len(content) / (time.perf_counter() - started)
 
 
 def _cache_folder() -> Path:
@@ -199,7 +295,4 @@ def _cache_folder() -> Path:
 def _machine() -> str:
     """What a measurement is valid for: processor, cores, library versions."""
     processor = platform.processor() or platform.machine()
-    return (
-        f"{processor} x{os.cpu_count()} torch {torch.__version__} scipy {scipy.__version__}"
-        f" numpy {np.__version__}"
-    )
+    return f"{processor} x{os.cpu_count()} scipy {scipy.__version__} numpy {np.__version__}"

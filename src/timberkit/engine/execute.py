@@ -6,7 +6,6 @@ never depend on the choice, because every task is computed with one thread by wh
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -17,9 +16,10 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Protocol, Self
 
-import torch
 from threadpoolctl import threadpool_limits
 
+from timberkit.engine.fork_server import blocked_interrupt, die_with_parent
+from timberkit.engine.fork_server import context as fork_server_context
 from timberkit.engine.job import JobContext, Outcome, perform
 from timberkit.engine.tasks import Task
 from timberkit.errors import InterruptedRunError
@@ -40,13 +40,6 @@ class Executor(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def executor_for(context: JobContext, workers: int) -> Executor:
     """Serial for one worker (or a device other than the CPU), a pool of processes for more."""
     if workers > 1 and context.device == "cpu":
@@ -57,13 +50,16 @@ def executor_for(context: JobContext, workers: int) -> Executor:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Arithmetic in this process with one thread inside the block, as in every worker."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch = sys.modules.get("torch")  # not worth an import
+    before = None if torch is None else torch.get_num_threads()
+    if torch is not None:
+        torch.set_num_threads(1)
     try:
         with threadpool_limits(limits=1):
             yield
     finally:
-        torch.set_num_threads(before)
+        if torch is not None:
+            torch.set_num_threads(before)
 
 
 class Serial:
@@ -86,10 +82,11 @@ class Serial:
 
 
 class ProcessPool:
-    """Tasks in ``workers`` fresh processes; killed, not asked, when the caller stops early.
+    """Tasks in ``workers`` processes of their own; killed, not asked, when the caller stops early.
 
     LAPACK cannot be interrupted, so on Ctrl-C or an error the workers are killed: all they could
-    lose is work that no journal counts as done. On Linux they also die with this process.
+    lose is work that no journal counts as done. On Linux they also die with this process. They are
+    forked from a server that has done nothing but import (``fork_server``).
     """
 
     def __init__(self, context: JobContext, workers: int) -> None:
@@ -99,9 +96,9 @@ class ProcessPool:
         self._others = set(multiprocessing.active_children())
         self._pool = ProcessPoolExecutor(
             workers,
-            mp_context=multiprocessing.get_context("spawn"),
+            mp_context=fork_server_context(context.preload),
             initializer=_start_worker,
-            initargs=(context, os.getpid()),
+            initargs=(context,),
         )
 
     def run(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
@@ -130,12 +127,8 @@ class ProcessPool:
         waiting = iter(tasks)
         running: set[Future[Outcome]] = set()
         for task in waiting:
-            # Workers inherit the mask: Ctrl-C must not reach one that is still importing.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
+            with blocked_interrupt():
                 running.add(pool.submit(_perform_in_worker, task))
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             if len(running) >= most:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -149,24 +142,18 @@ class ProcessPool:
 _worker_context: JobContext | None = None
 
 
-def _start_worker(context: JobContext, parent: int) -> None:
+def _start_worker(context: JobContext) -> None:
     global _worker_context
     # Ctrl-C reaches the whole foreground group; what it means is for the parent to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with(parent)
-    torch.set_num_threads(1)
+    die_with_parent()
+    starter = multiprocessing.parent_process()
+    if starter is not None and not starter.is_alive():  # it died before the line above
+        os._exit(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     threadpool_limits(limits=1)
     _worker_context = context
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, however it dies (Linux)."""
-    if sys.platform != "linux":
-        return
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        os._exit(1)
 
 
 def _perform_in_worker(task: Task) -> Outcome:

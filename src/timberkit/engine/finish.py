@@ -60,8 +60,8 @@ def finish_outputs(
                 "recipe": pair.recipe.model_dump(mode="json"),
                 "variant": variant.model_dump(mode="json"),
                 "sources": {
-                    "base": _source_facts(pair.base_source, pair.base),
-                    "instruct": _source_facts(pair.instruct_source, pair.instruct),
+                    "base": source_facts(pair.base_source, pair.base),
+                    "instruct": source_facts(pair.instruct_source, pair.instruct),
                 },
                 "refined": [records.to_json(_of_variant(record, name)) for record in ordered],
                 "copied": {
@@ -70,7 +70,7 @@ def finish_outputs(
                 "base_only": list(plan.base_only),
                 "files_left_out": skipped,
                 "files": hashes[name],
-                "run": {"seconds": round(seconds, 3), "workers": workers, **_libraries()},
+                "run": {"seconds": round(seconds, 3), "workers": workers, **libraries()},
             },
         )
 
@@ -99,7 +99,8 @@ def _of_variant(record: records.TensorRecord, variant: str) -> records.TensorRec
     return replace(record, matrix=replace(record.matrix, changes=changes))
 
 
-def _source_facts(resolved: ResolvedSource, checkpoint: Checkpoint) -> dict[str, Any]:
+def source_facts(resolved: ResolvedSource, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a manifest says of a source: its public name, its revision, its shards."""
     shards = {
         name: {"size_bytes": facts["size_bytes"], "header_sha256": facts["header_sha256"]}
         for name, facts in fingerprint(checkpoint).items()
@@ -147,7 +148,7 @@ def _hash_outputs(folders: Mapping[str, Path], executor: Executor) -> dict[str, 
     }
 
 
-def _libraries() -> dict[str, str]:
+def libraries() -> dict[str, str]:
     """Versions that decide the last bit of a result."""
     names = ("torch", "numpy", "scipy", "safetensors")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}

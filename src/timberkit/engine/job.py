@@ -9,17 +9,32 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from timberkit import records
 from timberkit.checkpoint.manifest import hash_file
-from timberkit.checkpoint.reader import read_range, torch_dtype
-from timberkit.checkpoint.writer import copy_range, write_at
+from timberkit.checkpoint.reader import TORCH_NAMES, RowReader, read_range, torch_dtype
+from timberkit.checkpoint.writer import RowWriter, copy_range, write_at
 from timberkit.config import AnyVariant
-from timberkit.engine.tasks import CastTask, CopyTask, HashTask, Place, RefineTask, Task
+from timberkit.engine.tasks import (
+    CastTask,
+    CopyTask,
+    HashTask,
+    MeasureTask,
+    Place,
+    RefineTask,
+    Task,
+)
 from timberkit.errors import CheckpointError, InputError, SpectrumError
-from timberkit.spectral.refine import refine_matrix
+from timberkit.measurements import WeightMeasurement
+from timberkit.spectral.delta import Rows
+from timberkit.spectral.refine import StoredMatrix, refine_rows
+
+if TYPE_CHECKING:
+    import torch
+
+HELD_BYTES = 256 << 20
+"""A source of more bytes is read in blocks, as often as it is needed, instead of once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +44,19 @@ class JobContext:
     variants: tuple[AnyVariant, ...] = ()
     folders: tuple[str, ...] = ()
     device: str = "cpu"
+    preload: tuple[str, ...] = ()
+    """Modules that every worker needs besides those of a refinement on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a finished task says: files it wrote to, and its record or hash if it has one."""
+    """What a finished task says: files it wrote to, and what it found, if anything."""
 
     key: str
     written: tuple[str, ...] = ()
     record: records.TensorRecord | None = None
     sha256: str | None = None
+    measurement: WeightMeasurement | None = None
 
 
 def perform(context: JobContext, task: Task) -> Outcome:
@@ -55,10 +73,19 @@ def perform(context: JobContext, task: Task) -> Outcome:
             return _cast(context, task)
         case HashTask():
             return Outcome(task.key, sha256=hash_file(Path(task.path)))
+        case MeasureTask():
+            # What only an analysis needs takes seconds to import.
+            from timberkit.engine.analysis_job import measure_task
+
+            # Here, because an analysis needs torch, which a refinement can do without.
+
+            return Outcome(task.key, measurement=measure_task(task))
 
 
 def load(place: Place, shape: tuple[int, ...]) -> torch.Tensor:
     """Read a place as a tensor of its own dtype; CheckpointError when the file fails."""
+    import torch
+
     content = read_range(Path(place.path), place.start_byte, place.size_bytes)
     return torch.frombuffer(content, dtype=torch_dtype(place.dtype)).reshape(shape)
 
@@ -66,12 +93,14 @@ def load(place: Place, shape: tuple[int, ...]) -> torch.Tensor:
 def _refine(context: JobContext, task: RefineTask) -> Outcome:
     started = time.perf_counter()
     shape = (task.rows, task.columns)
+    targets = [Path(folder, task.target.path) for folder in context.folders]
     try:
-        refinement = refine_matrix(
-            load(task.base, shape),
-            load(task.instruct, shape),
+        found = refine_rows(
+            _rows_of(task.base, shape),
+            _rows_of(task.instruct, shape),
             context.variants,
-            dtype=torch_dtype(task.target.dtype),
+            [RowWriter(path, task.target.start_byte, task.columns) for path in targets],
+            dtype=TORCH_NAMES[task.target.dtype],
             device=context.device,
         )
     except SpectrumError as error:
@@ -82,19 +111,24 @@ def _refine(context: JobContext, task: RefineTask) -> Outcome:
         ) from None
     except InputError as error:
         raise CheckpointError(f"tensor {task.name!r}: {error}") from None
-    written = tuple(
-        _put(folder, task.target, weight)
-        for folder, weight in zip(context.folders, refinement.weights, strict=True)
-    )
     record = records.TensorRecord(
         name=task.name,
         index=task.index,
         family=task.family,
         layer=task.layer,
         seconds=time.perf_counter() - started,
-        matrix=refinement.record,
+        matrix=found,
     )
-    return Outcome(task.key, written, record)
+    return Outcome(task.key, tuple(map(str, targets)), record)
+
+
+def _rows_of(place: Place, shape: tuple[int, int]) -> Rows:
+    """A matrix in memory; one so large that it is worked on in blocks is read in blocks."""
+    dtype = TORCH_NAMES[place.dtype]
+    reader = RowReader(Path(place.path), place.start_byte, shape, dtype)
+    if place.size_bytes > HELD_BYTES:
+        return reader
+    return StoredMatrix(reader[0 : shape[0]], dtype)
 
 
 def _copy(context: JobContext, task: CopyTask) -> Outcome:
@@ -105,6 +139,8 @@ def _copy(context: JobContext, task: CopyTask) -> Outcome:
 
 
 def _cast(context: JobContext, task: CastTask) -> Outcome:
+    import torch
+
     values = load(task.source, (-1,))
     cast = values.to(torch_dtype(task.target.dtype))
     if bool(torch.isfinite(values).all()):  # an Inf that Instruct itself holds stays one
@@ -114,6 +150,8 @@ def _cast(context: JobContext, task: CastTask) -> Outcome:
 
 def refuse_overflow(name: str, tensor: torch.Tensor) -> None:
     """Raise CheckpointError where a change of dtype has made values infinite."""
+    import torch
+
     if not bool(torch.isfinite(tensor).all()):
         dtype = str(tensor.dtype).removeprefix("torch.")
         raise CheckpointError(
@@ -124,6 +162,8 @@ def refuse_overflow(name: str, tensor: torch.Tensor) -> None:
 
 def _put(folder: str, target: Place, values: torch.Tensor) -> str:
     path = Path(folder, target.path)
+    import torch
+
     content = values.contiguous().reshape(-1).view(torch.uint8).numpy()
     write_at(path, target.start_byte, content.data)
     return str(path)

@@ -26,7 +26,7 @@ ProgressCallback = Callable[[Progress], None]
 
 
 class Meter:
-    """Adds up what is done and tells the caller."""
+    """Adds up what is done and tells the caller; ``cost`` is what a task is expected to take."""
 
     def __init__(
         self,
@@ -34,14 +34,17 @@ class Meter:
         tasks: Sequence[Task],
         done: Set[str],
         on_progress: ProgressCallback | None,
+        *,
+        cost: Callable[[Task], float] = relative_cost,
     ) -> None:
         self._phase = phase
+        self._cost = cost
         self._on_progress = on_progress
         self._left = {task.key: task for task in tasks}
         self._total = (
             len(tasks),
             sum(task.work_bytes for task in tasks),
-            sum(relative_cost(task) for task in tasks),
+            sum(cost(task) for task in tasks),
         )
         self._so_far: tuple[int, int, float] = (0, 0, 0.0)
         for key in done & self._left.keys():
@@ -56,7 +59,7 @@ class Meter:
     def _count(self, key: str) -> None:
         task = self._left.pop(key)
         tasks, size, cost = self._so_far
-        self._so_far = (tasks + 1, size + task.work_bytes, cost + relative_cost(task))
+        self._so_far = (tasks + 1, size + task.work_bytes, cost + self._cost(task))
 
     def _tell(self) -> None:
         if self._on_progress is not None:

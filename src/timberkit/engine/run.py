@@ -4,7 +4,7 @@
 
 A run can be killed at any line. Everything it writes lies in a stage beside the output until the
 last step, a rename; a journal names the tasks whose bytes have reached the disk, and the same call
-continues after them. Tasks are noted in groups: one sync of the touched files, then one line each.
+continues after them (``staging``).
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from timberkit import records
-from timberkit.checkpoint.stage import Stage, refuse_overlap, remove_stage
+from timberkit.checkpoint.stage import Stage, refuse_overlap
 from timberkit.checkpoint.stage_folder import StageFolder
 from timberkit.checkpoint.writer import create_shard, free_bytes
 from timberkit.config import (
@@ -41,11 +38,9 @@ from timberkit.engine.job import JobContext, Outcome
 from timberkit.engine.plan import RefinementPlan, plan_refinement
 from timberkit.engine.progress import Meter, ProgressCallback
 from timberkit.engine.sources import OpenPair, open_pair
-from timberkit.errors import InterruptedRunError, ResourceError, SpectrumError, UsageError
+from timberkit.engine.staging import run_in_stage, work_through
+from timberkit.errors import ResourceError, UsageError
 
-COMMIT_SECONDS = 2.0
-COMMIT_TASKS = 64
-"""Finished tasks are synced and noted when either is reached: what a power cut can cost."""
 SPARE_BYTES = 64 << 20
 """Room left for configs, tokenizers, manifests and the journal when the disk is measured."""
 
@@ -85,8 +80,8 @@ def recipe_of(
     ``method`` with its parameter; Timber at lambda 0.2 when neither is given.
     """
     fields: dict[str, Any] = {
-        "base": _source(base),
-        "instruct": _source(instruct),
+        "base": source_field(base),
+        "instruct": source_field(instruct),
         "selection": build_selection(families, layers, include, exclude),
         "dtype": dtype,
         "device": device,
@@ -99,8 +94,8 @@ def recipe_of(
     return build_recipe(fields, where="options")
 
 
-def _source(given: str | Path | Source) -> str | Source:
-    # A path is a path, whatever its name looks like.
+def source_field(given: str | Path | Source) -> str | Source:
+    """A source as a recipe takes it: a path is a path, whatever its name looks like."""
     return Source(location=str(given)) if isinstance(given, Path) else given
 
 
@@ -176,22 +171,13 @@ def refine_recipe(
     _check_disk(output, planned)
     digest = hashlib.sha256(f"{pair.recipe.digest()} {TOOL_VERSION}".encode()).hexdigest()
     description = {"recipe": pair.recipe.model_dump(mode="json")}
-    with Stage.open(output, digest=digest, description=description, overwrite=overwrite) as stage:
-        resumed, hopeless = stage.resumed, None
-        try:
-            if not stage.published:
-                _run_in_stage(stage, pair, planned, workers, on_progress, started)
-        except KeyboardInterrupt:
-            raise InterruptedRunError(
-                f"{output}: stopped before the end; the same command continues from here, and"
-                f" timberkit clean {stage.output.parent} throws the unfinished work away"
-            ) from None
-        except SpectrumError as error:
-            hopeless = error
-    if hopeless is not None:
-        # No later run could finish it: the weights themselves are bad.
-        remove_stage(stage.path)
-        raise hopeless
+    resumed = run_in_stage(
+        output,
+        digest=digest,
+        description=description,
+        overwrite=overwrite,
+        work=lambda stage: _run_in_stage(stage, pair, planned, workers, on_progress, started),
+    )
     folders = variant_folders(pair.recipe, output)
     return RefineResult(
         output=output,
@@ -205,7 +191,11 @@ def refine_recipe(
 
 def check_device(device: str) -> None:
     """Raise UsageError for a CUDA device that this machine or this torch does not have."""
-    if device != "cpu" and not torch.cuda.is_available():
+    if device == "cpu":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
         raise UsageError(
             f"device {device}: torch {torch.__version__} finds no CUDA device; leave --device out,"
             " or install a CUDA build of torch on a machine with a GPU"
@@ -272,16 +262,7 @@ class _Run:
         self._prepare()
         tasks = [task for task in self._plan.tasks if task.key not in self._done]
         meter = Meter("refine", self._plan.tasks, self._done, on_progress)
-        pending: list[Outcome] = []
-        committed = time.monotonic()
-        with closing(self._executor.run(tasks)) as outcomes:
-            for outcome in outcomes:
-                pending.append(outcome)
-                meter.advance(outcome.key)
-                if len(pending) >= COMMIT_TASKS or time.monotonic() - committed >= COMMIT_SECONDS:
-                    self._commit(pending)
-                    pending, committed = [], time.monotonic()
-        self._commit(pending)
+        work_through(self._executor, tasks, meter, self._commit)
 
     def finish(self, seconds: float, workers: int) -> None:
         """Write what stands beside the weights, once all of them are there."""
@@ -318,8 +299,6 @@ class _Run:
             self._stage.record([{"prepared": self._fingerprint}])
 
     def _commit(self, pending: Sequence[Outcome]) -> None:
-        if not pending:
-            return
         written = sorted({path for outcome in pending for path in outcome.written})
         entries = [
             {

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from timberkit.config import KeepValues, Measure
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -106,4 +108,30 @@ class HashTask:
         return self.size_bytes
 
 
-Task: TypeAlias = RefineTask | CopyTask | CastTask | HashTask
+@dataclass(frozen=True, slots=True)
+class MeasureTask:
+    """Measure one weight of an analysis; writes nothing. ``measure`` names what costs extra."""
+
+    name: str
+    index: int | None
+    family: str
+    layer: int | None
+    rows: int
+    columns: int
+    base: Place
+    instruct: Place
+    measure: tuple[Measure, ...]
+    keep_values: KeepValues
+
+    @property
+    def key(self) -> str:
+        """Unique in a run, the same every time."""
+        return f"measure {self.name}" + ("" if self.index is None else f" [{self.index}]")
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes of Instruct that the task stands for."""
+        return self.instruct.size_bytes
+
+
+Task: TypeAlias = RefineTask | CopyTask | CastTask | HashTask | MeasureTask

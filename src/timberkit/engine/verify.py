@@ -28,6 +28,7 @@ from timberkit.checkpoint.manifest import (
 )
 from timberkit.checkpoint.reader import read_bytes, read_slice, read_tensor
 from timberkit.config import AnyVariant, RefineRecipe, Source, build_recipe, parse_variants
+from timberkit.engine.analysis_files import ANALYSIS_KIND, read_analysis
 from timberkit.engine.execute import one_thread
 from timberkit.engine.job import load
 from timberkit.engine.plan import RefinementPlan, plan_refinement
@@ -74,7 +75,9 @@ def verify(
     sources: bool = True,
     on_check: Callable[[Check], None] | None = None,
 ) -> VerifyReport:
-    """Check an output of ``refine``: one folder, or one with a folder for each variant.
+    """Check an output: of ``refine``, one folder or one for each variant, or of ``analyze``.
+
+    Of an analysis the hashes, and that its summary is that of its spectra.
 
     Args:
         output: the folder.
@@ -133,6 +136,9 @@ def _check_folder(
 ) -> Iterator[_Finding]:
     manifest = read_manifest(folder)
     yield _check_hashes(folder, manifest)
+    if manifest.get("kind") == ANALYSIS_KIND:
+        yield _check_analysis(folder)
+        return
     try:
         checkpoint = open_checkpoint(folder)
     except InputError as error:
@@ -157,6 +163,14 @@ def _check_folder(
     if structure[1]:
         yield _check_copies(checkpoint, pair.instruct, plan)
         yield _check_oracle(checkpoint, plan, variant, sample, seed)
+
+
+def _check_analysis(folder: Path) -> _Finding:
+    try:
+        analysis = read_analysis(folder)
+    except InputError as error:
+        return "analysis", False, str(error)
+    return "analysis", True, f"{len(analysis.weights)} weights, and the summary is theirs"
 
 
 def _recipe_of(

@@ -4,7 +4,7 @@ For a delta of shape m x n, ``r = min(m, n)``, the Gram matrix ``G`` (r x r, ``d
 ``delta delta^T``) has the eigenvalues ``s^2``; it is built by a symmetric rank-k update in blocks,
 tridiagonalised once, and only the eigenvectors that a filter needs are ever formed:
 
-    syrk -> sytrd -> sterf (all eigenvalues) -> stemr (chosen eigenvectors) -> ormqr (back)
+    syrk -> sytrd -> sterf (all eigenvalues) -> twisted or stemr (chosen vectors) -> ormqr (back)
 
 Three routes, cheapest first, each with a bound on what it may get wrong:
 
@@ -14,36 +14,38 @@ Three routes, cheapest first, each with a bound on what it may get wrong:
 | `float64` | float64            | u (12 x_1 + 48 x_i), u = 2^-53                          |
 | `svd`     | none: float64 SVD  | taken as the truth: the oracle computes the same values |
 
-In `float32` directions far above the rest are taken out first (``deflate``). The tridiagonal
-problem is always solved in float64. The constants are about twice what the worst of random, spiked,
-flat and stepped spectra needed (docs/log.md). Devices other than the CPU use ``torch.linalg.eigh``
-on the same Gram matrix and check what comes back.
+In `float32` directions far above the rest are taken out first (``deflate``); what the Gram matrix
+lost to them adds ``0.25 u ||G||_F``. The tridiagonal problem is always solved in float64. The
+constants are about twice what the worst of random, spiked, flat and stepped spectra needed
+(docs/log.md). Devices other than the CPU use ``torch.linalg.eigh`` on the same Gram matrix and
+check what comes back.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import scipy.linalg
-import torch
 from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 
+from timberkit.dtypes import Matrix, Working
 from timberkit.errors import SpectrumError
 from timberkit.spectral.deflate import Leading, leading_directions
+from timberkit.spectral.delta import HELD_ELEMENTS, Delta, HeldMatrix, as_delta, long_blocks
 from timberkit.spectral.filters import Spectrum
 from timberkit.spectral.oracle import singular_value_decomposition
+from timberkit.spectral.tridiagonal import eigenvectors
 
 Route: TypeAlias = Literal["float32", "float64", "svd"]
-Matrix: TypeAlias = NDArray[np.floating[Any]]
 
 UNIT_ROUNDOFF: dict[Route, float] = {"float32": 2.0**-24, "float64": 2.0**-53, "svd": 2.0**-53}
 LARGEST_DEFECT: dict[Route, float] = {"float32": 1e-3, "float64": 1e-9, "svd": 1e-9}
 """Bound on the loss of orthogonality of computed vectors, in ``check_orthonormal``'s measure."""
-RAISED = 2.0
-"""Eigenvalue of deflated directions over the largest of the rest."""
+TWISTED_DEFECT = 1e-7
+"""The same for vectors of the tridiagonal matrix that are to be rounded to float32."""
 EIGENVALUE_ERROR = 12.0
 RELATIVE_ERROR = 48.0
 TORCH_ALLOWANCE = 4.0
@@ -51,6 +53,12 @@ TORCH_ALLOWANCE = 4.0
 
 Times ``TORCH_ALLOWANCE`` for torch's products and ``eigh``, which reached 75 u x_1 on flat spectra.
 """
+REDUCTION_COUPLING = 2.0
+"""Entries of the error in the eigenbasis, over ``u ||G||_F / sqrt(r)``; below 0.7 as measured."""
+PRODUCT_COUPLING = 8.0
+"""The same for those of the Gram matrix alone, over ``u ||G||_F / r``; 1 to 3 as measured."""
+PRODUCT_ERROR = 0.25
+"""Eigenvalue error of the Gram matrix alone, over ``u ||G||_F``; at most 0.1 as measured."""
 BLOCK_ELEMENTS = 1 << 22
 """Elements of a delta converted at a time: bounds the memory of a conversion."""
 
@@ -83,12 +91,12 @@ class Decomposition(Protocol):
         ...
 
 
-def decompose(delta: Matrix, route: Route, *, device: str = "cpu") -> Decomposition:
+def decompose(delta: Delta | Matrix, route: Route, *, device: str = "cpu") -> Decomposition:
     """Decompose an m x n delta by one route.
 
     Args:
         delta: (m, n), finite, m, n >= 1, not all zero; scaled so that squares neither over- nor
-            underflow (``refine`` does).
+            underflow (``PairDelta`` does).
         route: see the module header.
         device: a torch device for the two Gram routes; ``svd`` always runs on the CPU.
 
@@ -101,6 +109,7 @@ def decompose(delta: Matrix, route: Route, *, device: str = "cpu") -> Decomposit
     Cost: about ``m n r`` flops for the Gram matrix and ``4/3 r^3`` for the tridiagonal form;
     memory ``r^2`` numbers and one block.
     """
+    delta = as_delta(delta)
     if route == "svd":
         return _FullSvd(delta)
     if device == "cpu":
@@ -109,8 +118,8 @@ def decompose(delta: Matrix, route: Route, *, device: str = "cpu") -> Decomposit
 
 
 def gram_matrix(
-    delta: Matrix,
-    dtype: type[np.float32] | type[np.float64],
+    delta: Delta | Matrix,
+    dtype: Working,
     leading: Leading | None = None,
 ) -> Matrix:
     """Lower triangle of the Gram matrix of the short side, (r, r), Fortran order.
@@ -118,44 +127,52 @@ def gram_matrix(
     With ``leading``, that of the delta without these directions. Blocks along the long side, so
     that no second full copy of the delta exists in another dtype or without its leading part.
     """
+    delta = as_delta(delta)
     update = blas.ssyrk if dtype is np.float32 else blas.dsyrk
     rows, columns = delta.shape
-    r = min(rows, columns)
-    tall = rows >= columns
+    r, tall = min(rows, columns), rows >= columns
     gram = np.zeros((r, r), dtype=dtype, order="F")
-    step = max(1, BLOCK_ELEMENTS // r)
-    for start in range(0, max(rows, columns), step):
-        part = slice(start, start + step)
-        block = np.ascontiguousarray(delta[part] if tall else delta[:, part], dtype=dtype)
-        if leading is not None:
-            # A copy: the delta is needed as it is.
-            long_side = torch.from_numpy(block if tall else block.T)
-            block = leading.without(long_side.clone(), part).numpy()
-            block = block if tall else block.T
+    narrow = None if leading is None else leading.vectors.astype(np.float32)
+    whole = narrow is None and delta.dtype == dtype and not isinstance(delta, HeldMatrix)
+    step = max(rows, columns) * r if whole and not tall else BLOCK_ELEMENTS
+    for _, block in long_blocks(delta, step, dtype):
+        if narrow is not None:
+            image = block @ narrow if tall else narrow.T @ block
+            block = block - (image @ narrow.T if tall else narrow @ image)
+        block = np.ascontiguousarray(block)
         # BLAS reads columns: the transposed view of a C-ordered block is Fortran-ordered as is.
         gram = update(1.0, block.T, beta=1.0, c=gram, trans=not tall, lower=1, overwrite_c=1)
     return gram
 
 
-def _spectrum_of_eigenvalues(
+def _norm_of_lower(gram: Matrix) -> float:
+    """Frobenius norm of a symmetric matrix from its lower triangle; zeros stand in the upper."""
+    flat, diagonal = gram.ravel(order="K"), np.diagonal(gram).astype(np.float64)
+    return math.sqrt(max(2.0 * float(flat @ flat) - float(diagonal @ diagonal), 0.0))
+
+
+def spectrum_of_eigenvalues(
     eigenvalues: NDArray[np.float64],
     route: Route,
     leading: Leading | None = None,
     *,
     allowance: float = 1.0,
+    product_error: float = 0.0,
 ) -> Spectrum:
     """Descending singular values from ascending eigenvalues of the Gram matrix, with error bounds.
 
     The square root turns a small absolute error into a large one near zero:
     ``sqrt(x + e) - sqrt(x)`` above and ``sqrt(x) - sqrt(max(x - e, 0))`` below. Deflated directions
-    bring their own values, good to a few units of float32. ``allowance`` multiplies the bound.
+    bring their own values, good to a few units of float32. ``allowance`` multiplies the bound,
+    ``product_error`` is added to it.
     """
     descending = np.maximum(eigenvalues[::-1], 0.0)
     error = EIGENVALUE_ERROR * descending[0] + RELATIVE_ERROR * descending
     error *= allowance * UNIT_ROUNDOFF[route]
+    error += product_error
     if leading is not None:
         error += leading.coupling
-        raised = RAISED * leading.next_level
+        raised = leading.raised
         if (
             descending[leading.count - 1] < 0.9 * raised
             or not (descending[leading.count : leading.count + 1] < 0.9 * raised).all()
@@ -177,66 +194,72 @@ def _spectrum_of_eigenvalues(
 def gram_coupling(eigenvalues: NDArray[np.float64], route: Route) -> float:
     """Error scale of the Gram routes: ``2 u ||G||_F / sqrt(r)``.
 
-    Errors of the Gram matrix and of its reduction spread evenly over the eigenbasis; measured
-    entries stayed below 0.7 of ``u ||G||_F / sqrt(r)``.
+    Errors of the reduction spread evenly over the eigenbasis; measured entries stayed below 0.7 of
+    ``u ||G||_F / sqrt(r)``.
     """
     frobenius = float(np.linalg.norm(eigenvalues))
-    return 2.0 * UNIT_ROUNDOFF[route] * frobenius / math.sqrt(eigenvalues.size)
+    return REDUCTION_COUPLING * UNIT_ROUNDOFF[route] * frobenius / math.sqrt(eigenvalues.size)
 
 
 class _LapackGram:
     """Gram matrix, tridiagonalised in the route's precision; eigenvectors by index range."""
 
-    def __init__(self, delta: Matrix, route: Route) -> None:
+    def __init__(self, delta: Delta, route: Route) -> None:
         self.route = route
-        single = route == "float32"
-        reduce = lapack.ssytrd if single else lapack.dsytrd
-        self._back = lapack.sormqr if single else lapack.dormqr
-        self._dtype = np.float32 if single else np.float64
-        leading = leading_directions(delta, UNIT_ROUNDOFF[route]) if single else None
-        self.leading = leading
-        gram = gram_matrix(delta, np.float32 if single else np.float64, leading)
-        if leading is not None:
-            # The directions taken out come back as eigenvalues just above the rest, so that
-            # every direction keeps its place in the order.
-            gram = blas.ssyrk(
-                RAISED * leading.next_level, leading.vectors, beta=1.0, c=gram, lower=1,
-                overwrite_c=1,
-            )  # fmt: skip
+        self._single = route == "float32"
+        self._dtype = np.float32 if self._single else np.float64
+        self.leading: Leading | None = None
+        self._product_norm = 0.0
+        gram = gram_matrix(delta, np.float32 if self._single else np.float64)
+        if self._single:
+            gram = self._deflated(delta, gram)
         self._work = 64 * gram.shape[0]
+        reduce = lapack.ssytrd if self._single else lapack.dsytrd
         self._reflectors, diagonal, beside, self._scales, info = reduce(
             gram, lower=1, lwork=self._work, overwrite_a=1
         )
         _check_converged(info, "sytrd")
         self._diagonal = np.asarray(diagonal, dtype=np.float64)
         self._beside = np.asarray(beside, dtype=np.float64)
-        eigenvalues = self._diagonal
-        if eigenvalues.size > 1:
-            eigenvalues, info = lapack.dsterf(self._diagonal, self._beside)
+        self._eigenvalues = self._diagonal  # ascending
+        if self._diagonal.size > 1:
+            self._eigenvalues, info = lapack.dsterf(self._diagonal, self._beside)
             _check_converged(info, "sterf")
-        self._eigenvalues = eigenvalues[::-1]
-        self.spectrum = _spectrum_of_eigenvalues(eigenvalues, route, leading)
+        self.spectrum = spectrum_of_eigenvalues(
+            self._eigenvalues,
+            route,
+            self.leading,
+            product_error=PRODUCT_ERROR * UNIT_ROUNDOFF[route] * self._product_norm,
+        )
+
+    def _deflated(self, delta: Delta, gram: Matrix) -> Matrix:
+        """The Gram matrix with the leading directions lowered to just above the rest.
+
+        Built again without them where its own errors, which scale with them, would show.
+        """
+        unit, r = UNIT_ROUNDOFF["float32"], gram.shape[0]
+        self._product_norm = _norm_of_lower(gram)
+        self.leading = leading = leading_directions(gram, unit)
+        if leading is None:
+            return gram
+        gram = leading.move(gram, leading.levels)
+        left = _norm_of_lower(gram)
+        if PRODUCT_COUPLING * self._product_norm / r > REDUCTION_COUPLING * left / math.sqrt(r):
+            gram = leading.move(gram_matrix(delta, np.float32, leading), np.zeros(leading.count))
+            self._product_norm = left
+        return gram
 
     def vectors(self, start: int, stop: int) -> Matrix:
         r = self.spectrum.r
         if r == 1:
             return np.ones((1, stop - start), dtype=self._dtype)
-        try:
-            _, tridiagonal = scipy.linalg.eigh_tridiagonal(
-                self._diagonal,
-                self._beside,
-                select="i",
-                select_range=(r - stop, r - start - 1),
-                lapack_driver="stemr",
-                check_finite=False,
-            )
-        except np.linalg.LinAlgError as error:
-            raise SpectrumError(f"LAPACK stemr: {error}") from None
         # LAPACK ascends, singular values descend.
-        vectors: Matrix = np.array(tridiagonal[:, ::-1], dtype=self._dtype, order="F")
+        tridiagonal = self._tridiagonal_vectors(r - stop, r - start)[:, ::-1]
+        vectors: Matrix = np.array(tridiagonal, dtype=self._dtype, order="F")
         # SciPy has no ormtr. With lower=1 the reflectors stand below the first subdiagonal, so
         # that Q = diag(1, Q') where Q' is the orthogonal factor of a QR: ormqr applies it.
-        lower, _, info = self._back(
+        back = lapack.sormqr if self._single else lapack.dormqr
+        lower, _, info = back(
             "L", "N", np.asfortranarray(self._reflectors[1:, :-1]), self._scales, vectors[1:],
             self._work,
         )  # fmt: skip
@@ -245,9 +268,29 @@ class _LapackGram:
         check_orthonormal(vectors, self.route)
         return vectors
 
+    def _tridiagonal_vectors(self, first: int, last: int) -> NDArray[np.float64]:
+        """Eigenvectors ``first <= i < last``, ascending, of the tridiagonal matrix."""
+        if self._single:
+            quick = eigenvectors(self._diagonal, self._beside, self._eigenvalues[first:last])
+            if quick is not None and orthogonality_defect(quick) <= TWISTED_DEFECT:
+                return quick
+        try:
+            _, vectors = scipy.linalg.eigh_tridiagonal(
+                self._diagonal,
+                self._beside,
+                select="i",
+                select_range=(first, last - 1),
+                lapack_driver="stemr",
+                check_finite=False,
+            )
+        except np.linalg.LinAlgError as error:
+            raise SpectrumError(f"LAPACK stemr: {error}") from None
+        return np.asarray(vectors, dtype=np.float64)
+
     def coupling(self) -> float:
         beside = 0.0 if self.leading is None else self.leading.coupling
-        return gram_coupling(self._eigenvalues, self.route) + beside
+        product = PRODUCT_COUPLING * UNIT_ROUNDOFF[self.route] * self._product_norm
+        return gram_coupling(self._eigenvalues, self.route) + product / self.spectrum.r + beside
 
     def levels(self) -> NDArray[np.float64]:
         return np.square(self.spectrum.singular_values)
@@ -259,20 +302,18 @@ class TorchGram:
     Eigen-solvers of accelerators have failed silently before, so the vectors are checked.
     """
 
-    def __init__(self, delta: Matrix, route: Route, *, device: str) -> None:
+    def __init__(self, delta: Delta | Matrix, route: Route, *, device: str) -> None:
+        import torch
+
+        delta = as_delta(delta)
         self.route = route
         self.leading: Leading | None = None
-        dtype = torch.float32 if route == "float32" else torch.float64
-        rows, columns = delta.shape
-        r = min(rows, columns)
-        gram = torch.zeros((r, r), dtype=dtype, device=device)
-        step = max(1, BLOCK_ELEMENTS // r)
-        for start in range(0, max(rows, columns), step):
-            part = (
-                delta[start : start + step] if rows >= columns else delta[:, start : start + step]
-            )
-            block = torch.from_numpy(np.ascontiguousarray(part)).to(device=device, dtype=dtype)
-            gram += block.T @ block if rows >= columns else block @ block.T
+        narrow = route == "float32"
+        tall, r = delta.shape[0] >= delta.shape[1], min(delta.shape)
+        gram = torch.zeros((r, r), dtype=torch.float32 if narrow else torch.float64, device=device)
+        for _, part in long_blocks(delta, BLOCK_ELEMENTS, np.float32 if narrow else np.float64):
+            block = torch.from_numpy(np.ascontiguousarray(part)).to(device)
+            gram += block.T @ block if tall else block @ block.T
         try:
             eigenvalues, self._vectors = torch.linalg.eigh(gram)
         except RuntimeError as error:
@@ -282,7 +323,7 @@ class TorchGram:
             raise SpectrumError(
                 f"eigh on {device}: the leading eigenvector does not solve G v = x v"
             )
-        self.spectrum = _spectrum_of_eigenvalues(
+        self.spectrum = spectrum_of_eigenvalues(
             eigenvalues.to("cpu", torch.float64).numpy(), route, allowance=TORCH_ALLOWANCE
         )
 
@@ -306,9 +347,15 @@ class _FullSvd:
     route: Route = "svd"
     leading: Leading | None = None
 
-    def __init__(self, delta: Matrix) -> None:
-        left, values, right = singular_value_decomposition(np.asarray(delta, dtype=np.float64))
-        self._short_side = left if delta.shape[0] < delta.shape[1] else right.T
+    def __init__(self, delta: Delta) -> None:
+        rows, columns = delta.shape
+        # The triangular factor has the same singular values and right vectors.
+        streamed = rows > HELD_ELEMENTS // columns and rows > columns
+        matrix = np.asarray(
+            _triangular_factor(delta) if streamed else delta.whole(np.float64), dtype=np.float64
+        )
+        left, values, right = singular_value_decomposition(matrix)
+        self._short_side = left if rows < columns else right.T
         # The oracle takes its own singular values at their word, and so does the last resort.
         self.spectrum = Spectrum.exact(values)
 
@@ -322,19 +369,35 @@ class _FullSvd:
         return self.spectrum.singular_values
 
 
+def _triangular_factor(delta: Delta) -> NDArray[np.float64]:
+    """``R`` (r, r) of a QR factorisation of a tall delta, by blocks of rows."""
+    factor = np.empty((0, delta.shape[1]))
+    for _, block in long_blocks(delta, BLOCK_ELEMENTS, np.float64):
+        factor = np.asarray(np.linalg.qr(np.concatenate([factor, block]), mode="r"))
+    return factor
+
+
+def orthogonality_defect(vectors: Matrix) -> float:
+    """``max |V^T (V x) - x|`` for one fixed vector of signs x: sees a lost column for two products.
+
+    NaN if there is one in the vectors; 0.0 for no vectors.
+    """
+    if not vectors.size:
+        return 0.0
+    signs = np.where(np.arange(vectors.shape[1]) % 3 == 1, -1.0, 1.0).astype(vectors.dtype)
+    return float(np.abs(vectors.T @ (vectors @ signs) - signs).max())
+
+
 def check_orthonormal(vectors: Matrix, route: Route) -> None:
     """Raise SpectrumError unless the columns are orthonormal to about the route's precision.
 
-    ``V^T (V x) = x`` for one fixed vector of signs sees a lost column for two products. A failed
-    solver misses the bound by orders of magnitude, a sound one stays as far below it.
+    A failed solver misses the bound by orders of magnitude, a sound one stays as far below it.
     """
-    signs = np.where(np.arange(vectors.shape[1]) % 3 == 1, -1.0, 1.0).astype(vectors.dtype)
-    defect = vectors.T @ (vectors @ signs) - signs
-    allowed = LARGEST_DEFECT[route]
-    if vectors.size and not float(np.abs(defect).max()) <= allowed:
+    defect, allowed = orthogonality_defect(vectors), LARGEST_DEFECT[route]
+    if not defect <= allowed:
         raise SpectrumError(
-            f"eigenvectors: found a loss of orthogonality of {np.abs(defect).max():.1e}, expected"
-            f" at most {allowed:.1e}; the eigen-solver failed"
+            f"eigenvectors: found a loss of orthogonality of {defect:.1e}, expected at most"
+            f" {allowed:.1e}; the eigen-solver failed"
         )
 
 

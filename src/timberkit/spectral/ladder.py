@@ -3,24 +3,36 @@
 A route is good enough when every threshold of every method is certain (``filters``), and when the
 directions on both sides of every cut are told apart so well that at most ``FLIPPED_SHARE`` of the
 output's elements would round differently. Both are known from the eigenvalues alone, before any
-vector is computed; otherwise the next route is taken (``decompose``).
+vector is computed; otherwise the next route is taken:
+
+| route     | singular values | vectors                                                      |
+|-----------|-----------------|--------------------------------------------------------------|
+| `float32` | float32         | float32                                                      |
+| `mixed`   | float64         | float32: only a threshold was in doubt, not the directions   |
+| `float64` | float64         | float64                                                      |
+| `svd`     | full SVD        | full SVD                                                     |
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal, TypeAlias
 
 import numpy as np
-import torch
 
 from timberkit.config import AnyVariant
+from timberkit.dtypes import EPSILON, SIXTEEN_BIT, SMALLEST_NORMAL, Matrix, Working, widen
 from timberkit.errors import SpectrumError
-from timberkit.spectral.decompose import Decomposition, Matrix, Route, decompose
+from timberkit.spectral.decompose import Decomposition, Route, decompose
 from timberkit.spectral.deflate import Leading
+from timberkit.spectral.delta import Delta, Rows, row_blocks
 from timberkit.spectral.filters import Gains, Spectrum, gains
+from timberkit.spectral.values import spectrum_of
+
+Rung: TypeAlias = Route | Literal["mixed"]
 
 FLIPPED_SHARE = 1e-3
 """Predicted share of 16-bit elements that may round otherwise before a finer route is taken.
@@ -33,7 +45,6 @@ MIXING_WINDOW = 512
 """Directions on each side of a cut that the mixing estimate looks at; farther pairs add little."""
 SINGLE_PRECISION_SIDE = 256
 """Smaller matrices take milliseconds in float64; there one flipped element is a larger share."""
-SIXTEEN_BIT = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,39 +69,54 @@ class Solved:
     ``working`` is the precision of the projections, ``unique`` as in ``MatrixRecord``.
     """
 
-    route: Route
+    route: Rung
     spectrum: Spectrum
     gains: tuple[Gains, ...]
     bands: tuple[Band, ...]
     widest: Band
-    delta: Matrix
     leading: Leading | None
     vectors: tuple[Matrix, ...]
-    working: torch.dtype
+    working: Working
     unique: bool
 
 
-def solve(
-    delta: Matrix,
-    exact: Callable[[Matrix], Matrix],
-    scale: float,
-    instruct: torch.Tensor,
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a solve is for: the methods, and how finely the output shows an error.
+
+    ``flips`` is the share of elements that would round otherwise per unit of the Frobenius norm of
+    an error of the scaled delta's projection, None where the output has 32 bits or more.
+    """
+
+    variants: tuple[AnyVariant, ...]
+    flips: float | None
+    device: str
+
+
+def asked_for(
     variants: Sequence[AnyVariant],
-    out_dtype: torch.dtype,
+    instruct: Rows,
+    out_dtype: str,
+    scale: float,
     device: str,
-) -> Solved:
+) -> Asked:
+    """What is asked of a solve whose delta is in units of ``scale``."""
+    flips = scale * _flips_per_error(instruct, out_dtype) if out_dtype in SIXTEEN_BIT else None
+    return Asked(tuple(variants), flips, device)
+
+
+def solve(delta: Delta, asked: Asked) -> Solved:
     """Climb the ladder of routes until thresholds are certain and cuts are clean.
 
-    ``delta`` (m, n) may be rounded to float32, which its bounds allow for; ``exact`` gives the true
-    one for the finer routes. ``scale`` times either is in the unit of the weights.
+    The float32 blocks of ``delta`` may be rounded, which the bounds allow for; the float64 ones of
+    the finer routes are exact.
     """
-    narrow = _single_precision_pays(delta, out_dtype)
-    ladder: tuple[Route, ...] = ("float32", "float64", "svd") if narrow else ("float64", "svd")
+    ladder: tuple[Route, ...] = ("float64", "svd")
+    if _single_precision_pays(delta, asked):
+        ladder = ("float32", *ladder)
     for route in ladder:
-        if route != "float32":
-            delta = exact(delta)
         try:
-            solved = _solve_by(route, delta, scale, instruct, variants, out_dtype, device)
+            solved = _solve_by(route, delta, asked)
         except SpectrumError:
             if route == "svd":
                 raise
@@ -100,64 +126,79 @@ def solve(
     raise AssertionError("the last route accepts whatever it finds")
 
 
-def _single_precision_pays(delta: Matrix, out_dtype: torch.dtype) -> bool:
+def _single_precision_pays(delta: Delta, asked: Asked) -> bool:
     """Whether float32 may show in the output at all, and saves time worth the risk of a flip."""
     return (
-        out_dtype in SIXTEEN_BIT
+        asked.flips is not None
         and delta.dtype == np.float32
         and min(delta.shape) >= SINGLE_PRECISION_SIDE
     )
 
 
-def _solve_by(
-    route: Route,
-    delta: Matrix,
-    scale: float,
-    instruct: torch.Tensor,
-    variants: Sequence[AnyVariant],
-    out_dtype: torch.dtype,
-    device: str,
-) -> Solved | None:
+def _solve_by(route: Route, delta: Delta, asked: Asked) -> Solved | None:
     """Solve by one route; None where it is not good enough, before any vector is computed."""
-    decomposition = decompose(delta, route, device=device)
-    found = tuple(gains(variant, decomposition.spectrum) for variant in variants)
-    filtered = [gain for gain in found if gain.constant is None]
-    norm = float(np.linalg.norm(decomposition.spectrum.singular_values))
-    # What an error of Frobenius norm 1 means in the output, and how much of that is allowed.
-    narrow = out_dtype in SIXTEEN_BIT
-    weight = scale * _flips_per_error(instruct, out_dtype) if narrow else 1.0 / norm
-    limit = FLIPPED_SHARE if narrow else FULL_PRECISION_ERROR
-    clean = all(_mixing_error(decomposition, gain) * weight <= limit for gain in filtered)
+    rung: Rung = route
+    decomposition = decompose(delta, route, device=asked.device)
+    spectrum = decomposition.spectrum
+    found = tuple(gains(variant, spectrum) for variant in asked.variants)
+    clean = _is_clean(decomposition, found, asked)
+    if route == "float32" and clean and not all(gain.certain for gain in found):
+        rung, spectrum = "mixed", spectrum_of(delta)
+        found = tuple(gains(variant, spectrum) for variant in asked.variants)
+        clean = _is_clean(decomposition, found, asked)
     if route != "svd" and not (clean and all(gain.certain for gain in found)):
         return None
+    filtered = [gain for gain in found if gain.constant is None]
     bands = tuple(equal_gain_bands(filtered)) if filtered else ()
-    leading = decomposition.leading
-    deflated = 0 if leading is None else leading.count
     widest = max(bands, key=lambda band: band.width, default=Band(0, 0, ()))
     others = [band for band in bands if band is not widest]
-    projected = sum(band.width for band in others)
-    if any(band.start < deflated for band in others):
+    leading = decomposition.leading
+    if leading is not None and any(band.start < leading.count for band in others):
         # In the deflated matrix they are a step above the rest, not far above: their vectors are
         # good enough to be removed, but not to carry the largest part of the delta.
         return None
-    # Vectors rounded to float32 leak the leading directions into every projection, unless these
-    # were taken out of the matrix before.
-    present = decomposition.spectrum.singular_values[deflated:]
-    share = math.sqrt(projected / decomposition.spectrum.r)
-    leak = 4 * 2.0**-24 * float(np.linalg.norm(present)) * share * weight
-    single = _single_precision_pays(delta, out_dtype) and leak <= FLIPPED_SHARE / 8
     return Solved(
-        route=route,
-        spectrum=decomposition.spectrum,
+        route=rung,
+        spectrum=spectrum,
         gains=found,
         bands=bands,
         widest=widest,
-        delta=delta,
         leading=leading,
         vectors=tuple(decomposition.vectors(band.start, band.stop) for band in others),
-        working=torch.float32 if single else torch.float64,
+        working=_working_precision(delta, decomposition, others, asked),
         unique=clean,
     )
+
+
+def _is_clean(decomposition: Decomposition, found: Sequence[Gains], asked: Asked) -> bool:
+    """Whether the directions on both sides of every cut are told apart well enough."""
+    if asked.flips is not None:
+        weight, limit = asked.flips, FLIPPED_SHARE
+    else:
+        norm = float(np.linalg.norm(decomposition.spectrum.singular_values))
+        weight, limit = 1.0 / norm, FULL_PRECISION_ERROR
+    return all(
+        _mixing_error(decomposition, gain) * weight <= limit
+        for gain in found
+        if gain.constant is None
+    )
+
+
+def _working_precision(
+    delta: Delta, decomposition: Decomposition, others: Sequence[Band], asked: Asked
+) -> Working:
+    """Float32 for the projections unless that could show.
+
+    Vectors rounded to float32 leak the leading directions into every projection, unless these were
+    found before and are taken out of it again.
+    """
+    if asked.flips is None or not _single_precision_pays(delta, asked):
+        return np.float64
+    leading = decomposition.leading
+    present = decomposition.spectrum.singular_values[0 if leading is None else leading.count :]
+    share = math.sqrt(sum(band.width for band in others) / decomposition.spectrum.r)
+    leak = 4 * 2.0**-24 * float(np.linalg.norm(present)) * share * asked.flips
+    return np.float32 if leak <= FLIPPED_SHARE / 8 else np.float64
 
 
 def _mixing_error(decomposition: Decomposition, gain: Gains) -> float:
@@ -181,23 +222,29 @@ def _mixing_error(decomposition: Decomposition, gain: Gains) -> float:
     return coupling * float(np.sqrt(total))
 
 
-def _flips_per_error(instruct: torch.Tensor, dtype: torch.dtype) -> float:
+def _flips_per_error(instruct: Rows, dtype: str) -> float:
     """Share of elements expected to round otherwise, per unit of the error's Frobenius norm.
 
     An error of mean size ``a`` moves an element across a rounding boundary with probability
     ``a / ulp``; a Gaussian error has mean size 0.8 times its root mean square. The mean of
     ``1 / ulp`` is taken over about 65,536 elements of the weight.
     """
-    flat = instruct.reshape(-1)
-    sample = flat[:: max(1, flat.numel() // 65536)].to(torch.float64).abs()
+    rows, columns = instruct.shape
+    count = rows * columns
+    step = max(1, count // 65536)
+    sample = np.concatenate(
+        [
+            np.abs(widen(instruct[part].reshape(-1)[::step], instruct.dtype, np.float64))
+            for part in row_blocks(instruct.shape)
+        ]
+    )
     largest = float(sample.max())
     if largest == 0.0:
         return 0.0
-    info = torch.finfo(dtype)
     # Elements far below the typical size cannot matter: an error there is under the tolerance.
-    sample = sample.clamp(min=max(largest * 2.0**-12, float(info.tiny)))
-    ulp = torch.exp2(torch.floor(torch.log2(sample))) * info.eps
-    return 0.8 * float((1.0 / ulp).mean()) / float(np.sqrt(flat.numel()))
+    sample = np.maximum(sample, max(largest * 2.0**-12, SMALLEST_NORMAL[dtype]))
+    ulp = np.exp2(np.floor(np.log2(sample))) * EPSILON[dtype]
+    return 0.8 * float((1.0 / ulp).mean()) / float(np.sqrt(count))
 
 
 def equal_gain_bands(found: Sequence[Gains]) -> list[Band]:

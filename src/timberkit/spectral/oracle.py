@@ -6,14 +6,17 @@ Everything fast in this package must agree with these few lines.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.linalg
-import torch
 from numpy.typing import NDArray
 
 from timberkit.config import AnyVariant
 from timberkit.spectral.filters import Spectrum, constant_gain, gains
+
+if TYPE_CHECKING:
+    import torch
 
 
 def singular_value_decomposition(
@@ -56,7 +59,7 @@ def oracle_refine(
 
 def consult(base: torch.Tensor, instruct: torch.Tensor, variant: AnyVariant) -> OracleResult:
     """``oracle_refine`` with the singular values (r,) of the delta and the gains (r,)."""
-    base64, instruct64 = (np.asarray(w.to(torch.float64)) for w in (base, instruct))
+    base64, instruct64 = (np.asarray(w.double()) for w in (base, instruct))
     delta = instruct64 - base64
     constant = constant_gain(variant)
     if constant is not None:

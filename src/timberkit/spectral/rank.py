@@ -68,10 +68,11 @@ def effective_rank(singular_values: ArrayLike) -> float:
 
 
 def effective_rank_error(singular_values: ArrayLike, errors: ArrayLike) -> float:
-    """First-order bound on the error of the effective rank, given one on every singular value.
+    """Bound on the error of the effective rank, given one on every singular value.
 
-    With ``H = ln eRank`` and ``S = sum s_i``: ``dH = sum_i (|ln p_i + H| + 1) e_i / S`` and
-    ``d eRank = eRank (exp(dH) - 1)``, every error taken with its worst sign. The ``+ 1`` and
+    With ``H = ln eRank``, ``S = sum s_i`` and ``rho = sum e_i / S``:
+    ``dH = (1 + 2 rho) sum_i (|ln p_i + H| + c_i) e_i / S + rho^2``, every error taken with its
+    worst sign, and ``d eRank = eRank (exp(dH) - 1)``. The curvature ``c_i = min(1, e_i / s_i)`` and
     ``p_i >= e_i / S`` inside the logarithm cover values near zero, where ``p ln p`` bends.
 
     Args:
@@ -95,7 +96,10 @@ def effective_rank_error(singular_values: ArrayLike, errors: ArrayLike) -> float
     entropy = _entropy(values)
     floor = np.finfo(np.float64).tiny
     shares = np.maximum(np.maximum(values, error) / total, floor)
-    entropy_error = float(((np.abs(np.log(shares) + entropy) + 1.0) * error).sum() / total)
+    curvature = np.minimum(error / np.maximum(values, floor), 1.0)
+    spread = float(error.sum() / total)
+    first_order = float(((np.abs(np.log(shares) + entropy) + curvature) * error).sum() / total)
+    entropy_error = (1.0 + 2.0 * spread) * first_order + spread**2
     return math.exp(entropy) * math.expm1(min(entropy_error, 50.0))
 
 

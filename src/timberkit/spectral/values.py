@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.linalg import lapack
+from threadpoolctl import threadpool_limits
 
+from timberkit.dtypes import Matrix
 from timberkit.errors import SpectrumError
-from timberkit.spectral.decompose import Matrix, gram_matrix
+from timberkit.spectral.decompose import TORCH_ALLOWANCE, gram_matrix, spectrum_of_eigenvalues
+from timberkit.spectral.delta import Delta
+from timberkit.spectral.filters import Spectrum
 
 TWO_STAGE_SIDE = 3000
 """Short side from which torch's two-stage reduction is quicker than LAPACK's ``sytrd``."""
 
 
-def singular_values(matrix: Matrix) -> NDArray[np.float64]:
+def singular_values(matrix: Delta | Matrix) -> NDArray[np.float64]:
     """All singular values of a matrix, descending, (min(m, n),) float64.
 
     The square roots of the eigenvalues of the float64 Gram matrix of the short side.
@@ -31,8 +34,15 @@ def singular_values(matrix: Matrix) -> NDArray[np.float64]:
 
     Cost: ``m n r + 4/3 r^3`` flops in float64; memory ``8 r^2`` bytes and one block.
     """
+    return spectrum_of(matrix).singular_values
+
+
+def spectrum_of(matrix: Delta | Matrix) -> Spectrum:
+    """``singular_values`` with a bound on the error of each; otherwise the same."""
     gram = gram_matrix(matrix, np.float64)
-    return np.sqrt(np.maximum(eigenvalues(gram)[::-1], 0.0))
+    # Torch's solver needed a wider bound, see ``decompose``.
+    allowance = TORCH_ALLOWANCE if gram.shape[0] >= TWO_STAGE_SIDE else 1.0
+    return spectrum_of_eigenvalues(eigenvalues(gram), "float64", allowance=allowance)
 
 
 def eigenvalues(gram: Matrix) -> NDArray[np.float64]:
@@ -42,9 +52,12 @@ def eigenvalues(gram: Matrix) -> NDArray[np.float64]:
     """
     r = gram.shape[0]
     if r >= TWO_STAGE_SIDE:
+        import torch
+
         # The lower triangle in Fortran order is the upper one of the transposed C-ordered view.
         try:
-            found = torch.linalg.eigvalsh(torch.from_numpy(gram.T), UPLO="U")
+            with threadpool_limits(limits=1):  # torch may have been loaded just now
+                found = torch.linalg.eigvalsh(torch.from_numpy(gram.T), UPLO="U")
         except RuntimeError as error:
             raise SpectrumError(f"eigenvalues: {error}") from None
         values: NDArray[np.float64] = found.numpy()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,8 @@ from timberkit.sapling import (
     load_problems,
     success_probabilities,
 )
+from timberkit.study.analysis import analyze
+from timberkit.study.pictures import PAGE
 from timberkit.study.published import published
 
 VARIANTS = (
@@ -55,7 +58,8 @@ class ModelRow:
 class DemoOutcome:
     """All that the demo found.
 
-    ``crossing`` is the first k at which Base passes Instruct; ``figure`` the picture of the curves.
+    ``crossing`` is the first k at which Base passes Instruct; ``figure`` the picture of the curves;
+    ``analysis`` what the spectra say in plain sentences, ``page`` the page that shows them.
     """
 
     output: str
@@ -67,15 +71,17 @@ class DemoOutcome:
     failed_checks: tuple[str, ...]
     checks: int
     verdict: tuple[str, ...]
+    analysis: tuple[str, ...]
+    page: str | None
     seconds: float
 
 
 def run_demo(output: Path, *, on_progress: ProgressCallback | None = None) -> DemoOutcome:
-    """Refine, verify and measure the embedded pair into ``output``, replacing an earlier demo.
+    """Refine, verify, analyse and measure the embedded pair; replaces a demo in ``output``.
 
-    ``output`` gets ``models/`` (a folder for each variant), ``results.json`` and, where matplotlib
-    is installed, ``pass_at_k.svg``. Raises as ``refine`` and ``verify``; MissingExtraError without
-    transformers. About half a minute on one core.
+    ``output`` gets ``models/`` (a folder for each variant), ``analysis/``, ``results.json`` and,
+    where the extra ``report`` is installed, ``pass_at_k.svg`` and the analysis as a page. Raises as
+    ``refine`` and ``verify``; MissingExtraError without transformers. About half a minute.
     """
     started = time.perf_counter()
     models = output / "models"
@@ -84,6 +90,12 @@ def run_demo(output: Path, *, on_progress: ProgressCallback | None = None) -> De
         variants=VARIANTS, overwrite=models.exists(), on_progress=on_progress,
     )  # fmt: skip
     report = verify(models, every=True)
+    analysed = analyze(
+        base_folder(), instruct_folder(), output / "analysis",
+        measure=("rounding", "subspaces"), hidden_states=True,
+        overwrite=(output / "analysis").exists(), on_progress=on_progress,
+    )  # fmt: skip
+    page = output / "analysis" / PAGE
     problems = load_problems("held-out")
     folders = {"Base": base_folder(), "Instruct": instruct_folder(), **result.folders}
     probabilities = {
@@ -104,6 +116,8 @@ def run_demo(output: Path, *, on_progress: ProgressCallback | None = None) -> De
         ),
         checks=len(report.checks),
         verdict=tuple(_verdict(rows)),
+        analysis=tuple(map(str, cast(list[str], analysed.analysis.summary["verdicts"]))),
+        page=str(page) if page.exists() else None,
         seconds=time.perf_counter() - started,
     )
     (output / "results.json").write_text(json.dumps(asdict(outcome), indent=2), encoding="utf-8")
@@ -221,6 +235,9 @@ def show_demo(console: Console, outcome: DemoOutcome) -> None:
         console.print(f"  {line}")
     for line in (outcome.verdict[-1], paper_says()):
         console.print(line)
+    console.print("What the weights say:")
+    for line in outcome.analysis:
+        console.print(f"  {line}")
     for failure in outcome.failed_checks:
         console.print(f"FAIL  {failure}")
     console.print(
@@ -229,6 +246,8 @@ def show_demo(console: Console, outcome: DemoOutcome) -> None:
     )
     if outcome.figure is not None:
         console.print(f"The curves as a picture: {outcome.figure}")
+    if outcome.page is not None:
+        console.print(f"The analysis as one page, to be opened in a browser: {outcome.page}")
 
 
 def _shown(interval: Interval) -> str:

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from timberkit.checkpoint.families import Matrices, Role, classify, is_selected, matrix_shapes
+from timberkit.checkpoint.families import (
+    Matrices,
+    Role,
+    classify,
+    is_selected,
+    matrix_shapes,
+    module_path,
+)
 from timberkit.config import Selection
 
 L = "model.layers.7."
@@ -258,3 +265,22 @@ def test_matrices_of_a_shape(shape: tuple[int, ...], families: Any, expected: Ma
 def test_other_shapes_are_no_matrices(shape: tuple[int, ...], families: Any) -> None:
     with pytest.raises(ValueError, match="no matrix"):
         matrix_shapes(shape, Selection(families=(families,)))
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("model.layers.3.self_attn.q_proj.weight", "self_attn.q_proj"),
+        ("model.layers.3.mlp.experts.17.down_proj.weight", "mlp.experts.down_proj"),
+        ("model.layers.3.mlp.experts.gate_up_proj", "mlp.experts.gate_up_proj"),
+        ("transformer.h.0.attn.c_attn.weight", "attn.c_attn"),
+        ("model.embed_tokens.weight", "embed_tokens"),
+        ("lm_head.weight", "lm_head"),
+        ("weight", "weight"),
+        ("layers.1", "layers.1"),
+        ("...", "..."),
+        ("3", "3"),
+    ],
+)
+def test_a_module_is_said_without_layer_and_numbers(name: str, path: str) -> None:
+    assert module_path(name) == path

@@ -21,8 +21,8 @@ from timberkit.engine.execute import (
     Serial,
     executor_for,
     one_thread,
-    usable_cores,
 )
+from timberkit.engine.fork_server import usable_cores
 from timberkit.engine.job import JobContext, Outcome
 from timberkit.engine.tasks import CastTask, CopyTask, HashTask, Place, RefineTask, Task
 from timberkit.errors import CheckpointError, InterruptedRunError

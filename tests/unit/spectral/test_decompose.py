@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from timberkit.errors import SpectrumError
-from timberkit.spectral import decompose as module
+from timberkit.spectral import decompose as decompose_module
 from timberkit.spectral.decompose import (
     EIGENVALUE_ERROR,
     UNIT_ROUNDOFF,
@@ -21,9 +21,12 @@ from timberkit.spectral.decompose import (
     decompose,
     gram_matrix,
 )
+from timberkit.spectral.delta import HeldMatrix
 from timberkit.spectral.rank import effective_rank, effective_rank_error
+from timberkit.spectral.tridiagonal import eigenvectors
 
 ROUTES: tuple[Route, ...] = ("float32", "float64", "svd")
+GRAM_ROUTES: tuple[Route, ...] = ("float32", "float64")
 SHAPES = [(90, 40), (40, 90), (60, 60), (1, 30), (30, 1), (2, 2), (1, 1), (3, 2), (2, 50)]
 SPECTRA = ["noise", "spike 3", "spike 30", "spike 300", "deficient", "geometric"]
 LARGEST_DEFECT_OF_A_SOUND_SOLVER = {"float32": 1e-5, "float64": 1e-12, "svd": 1e-13}
@@ -121,7 +124,7 @@ def test_a_large_flat_spectrum_is_within_the_stated_errors(solver: str) -> None:
     assert found.errors.max() < 1e-5
 
 
-@pytest.mark.parametrize("route", ["float32", "float64"])
+@pytest.mark.parametrize("route", GRAM_ROUTES)
 def test_errors_of_values_are_those_of_their_squares(route: Route) -> None:
     found = decompose(planted((40, 30), "spike 30"), route).spectrum
     values, error = found.singular_values, EIGENVALUE_ERROR * UNIT_ROUNDOFF[route]
@@ -188,7 +191,7 @@ def test_gram_in_blocks_is_the_product(
     expected = delta.T @ delta if rows >= columns else delta @ delta.T
     whole = gram_matrix(delta, dtype)
     # 7 divides no side: the last block is a short one.
-    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 7 * min(shape))
+    monkeypatch.setattr(decompose_module, "BLOCK_ELEMENTS", 7 * min(shape))
     blocks = gram_matrix(delta, dtype)
     lower = np.tril_indices(min(shape))
     tolerance = 20 * float(np.finfo(dtype).eps)
@@ -205,6 +208,37 @@ def test_gram_does_not_depend_on_the_memory_layout() -> None:
     expected = gram_matrix(delta, np.float64)
     for view in (np.asfortranarray(delta), np.repeat(delta, 2, axis=1)[:, ::2], delta[::-1][::-1]):
         assert np.array_equal(gram_matrix(view, np.float64), expected)
+
+
+@pytest.mark.parametrize("elements", [7, 30 * 7, 30 * 45, 1 << 22])
+@pytest.mark.parametrize("kind", SPECTRA)
+def test_a_tall_delta_beyond_the_limit_is_factorised_by_blocks_of_rows(
+    kind: str, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Blocks of a row, of fewer rows than columns, of more, and one block for all.
+    delta = planted((110, 30), kind)
+    whole = decompose(delta, "svd")
+    monkeypatch.setattr(decompose_module, "HELD_ELEMENTS", 110 * 30 - 1)
+    monkeypatch.setattr(decompose_module, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(HeldMatrix, "whole", None)  # it is not asked for
+    found = decompose(delta, "svd")
+    true = whole.spectrum.singular_values
+    np.testing.assert_allclose(found.spectrum.singular_values, true, rtol=0, atol=1e-14 * true[0])
+    vectors = found.vectors(0, 30)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(30), atol=1e-13)
+    lengths = np.linalg.norm(delta @ vectors, axis=0)
+    np.testing.assert_allclose(lengths, true, rtol=0, atol=1e-13 * true[0])
+
+
+def test_a_square_delta_and_a_wide_one_are_not_factorised_by_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decompose_module, "HELD_ELEMENTS", 1)
+    monkeypatch.setattr(decompose_module, "_triangular_factor", None)
+    for shape in ((30, 30), (20, 50)):
+        delta = planted(shape, "noise")
+        true = np.linalg.svd(delta, compute_uv=False)
+        np.testing.assert_allclose(decompose(delta, "svd").spectrum.singular_values, true)
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -255,18 +289,80 @@ def test_a_tridiagonal_solver_that_gives_up_is_a_spectrum_error(
     def give_up(*_: object, **__: object) -> None:
         raise np.linalg.LinAlgError("stemr did not converge")
 
-    found = decompose(planted((20, 10), "noise"), "float32")
-    monkeypatch.setattr(scipy.linalg, "eigh_tridiagonal", give_up)
-    with pytest.raises(SpectrumError, match="stemr"):
-        found.vectors(0, 3)
+    monkeypatch.setattr(decompose_module, "eigenvectors", lambda *_: None)
+    for route in GRAM_ROUTES:
+        found = decompose(planted((20, 10), "noise"), route)
+        with monkeypatch.context() as patch:
+            patch.setattr(scipy.linalg, "eigh_tridiagonal", give_up)
+            with pytest.raises(SpectrumError, match="stemr"):
+                found.vectors(0, 3)
+
+
+@pytest.fixture
+def stemr(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The index ranges that LAPACK's tridiagonal solver was asked for."""
+    asked: list[tuple[int, int]] = []
+    solve = scipy.linalg.eigh_tridiagonal
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        asked.append(options["select_range"])
+        return solve(*arguments, **options)
+
+    monkeypatch.setattr(scipy.linalg, "eigh_tridiagonal", watched)
+    return asked
+
+
+def test_single_precision_vectors_are_twisted_and_double_precision_ones_are_of_lapack(
+    stemr: list[tuple[int, int]],
+) -> None:
+    delta = planted((60, 40), "noise")
+    decompose(delta, "float32").vectors(25, 40)
+    assert not stemr
+    decompose(delta, "float64").vectors(25, 40)
+    assert stemr == [(0, 14)]
+
+
+@pytest.mark.parametrize("spoilt", ["none", "not orthogonal", "not finite"])
+def test_twisted_vectors_that_fail_the_check_are_replaced_by_those_of_lapack(
+    spoilt: str, stemr: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delta = planted((60, 40), "noise")
+    expected = decompose(delta, "float32").vectors(25, 40).astype(np.float64)
+
+    def spoil(*arguments: Any) -> Any:
+        found = eigenvectors(*arguments)
+        assert found is not None
+        if spoilt == "not orthogonal":
+            found[:, 3] = found[:, 4]
+        elif spoilt == "not finite":
+            found[7, 3] = np.nan
+        return None if spoilt == "none" else found
+
+    monkeypatch.setattr(decompose_module, "eigenvectors", spoil)
+    vectors = decompose(delta, "float32").vectors(25, 40).astype(np.float64)
+    assert stemr == [(0, 14)]
+    np.testing.assert_allclose(vectors @ vectors.T, expected @ expected.T, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["cluster", "deficient"])
+def test_directions_too_close_for_twisted_vectors_are_left_to_lapack(
+    kind: str, stemr: list[tuple[int, int]]
+) -> None:
+    # A diagonal delta splits: every vector of a tie would come out the same.
+    values = singular_values(kind, 40, np.random.default_rng(0))
+    vectors = decompose(np.diag(values), "float32").vectors(5, 40).astype(np.float64)
+    assert stemr == [(0, 34)]
+    defect = np.abs(vectors.T @ vectors - np.eye(35)).max()
+    assert defect <= LARGEST_DEFECT_OF_A_SOUND_SOLVER["float32"]
 
 
 def test_vectors_that_a_solver_spoils_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def spoil(*arguments: Any, **options: Any) -> Any:
-        vectors, work, info = lapack.dormqr(*arguments, **options)
+        vectors, work, info = apply(*arguments, **options)
         return vectors * 1.001, work, info
 
+    apply = lapack.dormqr
     found = decompose(planted((40, 30), "noise"), "float64")
-    monkeypatch.setattr(found, "_back", spoil)
+    monkeypatch.setattr(lapack, "dormqr", spoil)
     with pytest.raises(SpectrumError, match="loss of orthogonality"):
         found.vectors(5, 30)

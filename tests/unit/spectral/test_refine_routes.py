@@ -10,15 +10,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from timberkit.config import Merge, Timber, TimberL, TruncateEnergy
+from timberkit.config import AnyVariant, Merge, Timber, TimberL, TruncateEnergy
+from timberkit.dtypes import Matrix
 from timberkit.errors import SpectrumError
+from timberkit.records import MatrixRecord
 from timberkit.spectral import decompose as decompose_module
 from timberkit.spectral import ladder
 from timberkit.spectral.agreement import agreement
-from timberkit.spectral.decompose import Decomposition, Matrix, Route, decompose
+from timberkit.spectral.decompose import Decomposition, Route, decompose, gram_matrix
+from timberkit.spectral.deflate import Leading
+from timberkit.spectral.delta import Delta
 from timberkit.spectral.filters import Spectrum
 from timberkit.spectral.oracle import consult
-from timberkit.spectral.refine import refine_matrix
+from timberkit.spectral.rank import effective_rank
+from timberkit.spectral.refine import refine_matrix, spectrum
+from timberkit.spectral.values import spectrum_of
 
 Change = Callable[[Decomposition], None]
 
@@ -36,7 +42,7 @@ def tamper(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Route]]:
     def install(change: Change, *routes: Route) -> list[Route]:
         tried: list[Route] = []
 
-        def wrapped(delta: Matrix, route: Route, *, device: str = "cpu") -> Decomposition:
+        def wrapped(delta: Delta | Matrix, route: Route, *, device: str = "cpu") -> Decomposition:
             tried.append(route)
             found = decompose(delta, route, device=device)
             if route in routes:
@@ -60,9 +66,13 @@ def refuse_vectors(found: Decomposition) -> None:
     found.vectors = vectors  # type: ignore[method-assign]
 
 
+def doubtful(spectrum: Spectrum) -> Spectrum:
+    values = spectrum.singular_values
+    return Spectrum(values, np.full_like(values, 0.1 * values[0]))
+
+
 def doubt(found: Decomposition) -> None:
-    values = found.spectrum.singular_values
-    found.spectrum = Spectrum(values, np.full_like(values, 0.1 * values[0]))
+    found.spectrum = doubtful(found.spectrum)
 
 
 def confuse(found: Decomposition) -> None:
@@ -70,7 +80,17 @@ def confuse(found: Decomposition) -> None:
     found.coupling = lambda: coupling  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("change", [refuse, refuse_vectors, doubt, confuse])
+TWO: list[AnyVariant] = [Timber(lam=0.3), TimberL()]
+
+
+def assert_both_agree(base: torch.Tensor, instruct: torch.Tensor) -> MatrixRecord:
+    result = refine_matrix(base, instruct, TWO)
+    for variant, weight in zip(TWO, result.weights, strict=True):
+        assert agreement(weight, base, instruct, variant).holds
+    return result.record
+
+
+@pytest.mark.parametrize("change", [refuse, refuse_vectors, confuse])
 @pytest.mark.parametrize(
     ("broken", "expected"),
     [(("float32",), "float64"), (("float32", "float64"), "svd"), ((), "float32")],
@@ -84,11 +104,97 @@ def test_a_route_that_is_not_good_enough_hands_over_to_the_next(
 ) -> None:
     base, instruct = pairs.noise(80, 50, seed=1)
     tried = tamper(change, *broken)
-    result = refine_matrix(base, instruct, [Timber(lam=0.3), TimberL()])
-    assert result.record.route == expected
+    assert assert_both_agree(base, instruct).route == expected
     assert tried == [*broken, expected]
-    for variant, weight in zip((Timber(lam=0.3), TimberL()), result.weights, strict=True):
-        assert agreement(weight, base, instruct, variant).holds
+
+
+@pytest.mark.parametrize("shape", [(80, 50), (50, 80), (60, 60)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_threshold_in_doubt_alone_is_settled_by_precise_values_and_single_precision_vectors(
+    pairs: Any, tamper: Callable[..., list[Route]], shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    base, instruct = pairs.noise(*shape, seed=1, dtype=dtype)
+    tried = tamper(doubt, "float32")
+    record = assert_both_agree(base, instruct)
+    assert record.route == "mixed"
+    assert tried == ["float32"]
+    values = spectrum(base, instruct)
+    assert record.effective_rank == effective_rank(values)
+    assert record.effective_rank_error is not None
+    assert record.effective_rank_error < 1e-6
+    assert record.unique is True
+
+
+def test_precise_values_are_computed_only_where_a_threshold_is_in_doubt(
+    pairs: Any, tamper: Callable[..., list[Route]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Delta] = []
+
+    def watched(delta: Delta) -> Spectrum:
+        asked.append(delta)
+        return spectrum_of(delta)
+
+    monkeypatch.setattr(ladder, "spectrum_of", watched)
+    base, instruct = pairs.noise(80, 50, seed=1)
+    assert refine_matrix(base, instruct, TWO).record.route == "float32"
+    tamper(confuse, "float32")  # no threshold, but the directions
+    assert refine_matrix(base, instruct, TWO).record.route == "float64"
+    assert not asked
+    tamper(doubt, "float32")
+    assert refine_matrix(base, instruct, TWO).record.route == "mixed"
+    assert len(asked) == 1
+
+
+def test_a_threshold_still_in_doubt_with_precise_values_goes_down_to_the_last_route(
+    pairs: Any, tamper: Callable[..., list[Route]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder, "spectrum_of", lambda delta: doubtful(spectrum_of(delta)))
+    tried = tamper(doubt, "float32", "float64")
+    base, instruct = pairs.noise(80, 50, seed=1)
+    assert assert_both_agree(base, instruct).route == "svd"
+    assert tried == ["float32", "float64", "svd"]
+
+
+def test_precise_values_that_cannot_be_had_hand_over_to_the_next_route(
+    pairs: Any, tamper: Callable[..., list[Route]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(delta: Delta) -> Spectrum:
+        raise SpectrumError("did not converge")
+
+    monkeypatch.setattr(ladder, "spectrum_of", give_up)
+    tried = tamper(doubt, "float32")
+    base, instruct = pairs.noise(80, 50, seed=1)
+    assert assert_both_agree(base, instruct).route == "float64"
+    assert tried == ["float32", "float64"]
+
+
+def test_vectors_that_fail_behind_a_settled_threshold_hand_over_to_the_next_route(
+    pairs: Any, tamper: Callable[..., list[Route]]
+) -> None:
+    def both(found: Decomposition) -> None:
+        doubt(found)
+        refuse_vectors(found)
+
+    tried = tamper(both, "float32")
+    base, instruct = pairs.noise(80, 50, seed=1)
+    assert assert_both_agree(base, instruct).route == "float64"
+    assert tried == ["float32", "float64"]
+
+
+def test_a_threshold_that_precise_values_move_takes_the_vectors_behind_the_moved_one(
+    pairs: Any, tamper: Callable[..., list[Route]]
+) -> None:
+    def shift(found: Decomposition) -> None:
+        # Values so wrong that the effective rank is another one, and said to be so.
+        values = found.spectrum.singular_values
+        found.spectrum = Spectrum(np.square(values) / values[0], np.full_like(values, values[0]))
+
+    base, instruct = pairs.noise(80, 50, seed=1)
+    expected = refine_matrix(base, instruct, TWO).record.cut
+    tamper(shift, "float32")
+    record = assert_both_agree(base, instruct)
+    assert record.cut == expected
+    assert {change.kept for change in record.changes} == {expected}
 
 
 def test_a_failure_of_the_last_route_is_raised(
@@ -106,7 +212,7 @@ def test_no_vectors_are_computed_by_a_route_that_is_given_up(
     asked: list[tuple[int, int]] = []
 
     def watch(found: Decomposition) -> None:
-        doubt(found)
+        confuse(found)
         found.vectors = lambda start, stop: asked.append((start, stop))  # type: ignore[method-assign]
 
     tamper(watch, "float32")
@@ -159,22 +265,33 @@ def test_interpolation_decomposes_nothing(pairs: Any, tamper: Callable[..., list
     assert not tried
 
 
+@pytest.mark.parametrize("shape", [(240, 200), (200, 240)])
 def test_spikes_far_above_the_bulk_leave_the_single_route_unless_they_are_taken_out(
-    pairs: Any, monkeypatch: pytest.MonkeyPatch
+    pairs: Any, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    again: list[bool] = []
+
+    def watched(delta: Any, dtype: Any, leading: Leading | None = None) -> Any:
+        again[-1] |= leading is not None
+        return gram_matrix(delta, dtype, leading)
+
     def routes() -> list[str]:
         taken = []
-        for spikes in ([], [0.5], [10.0]):
-            values = [*spikes, *np.linspace(0.05, 0.01, 120 - len(spikes))]
-            base, instruct = pairs.planted(200, 120, values, seed=3)
+        for spikes in ([], [0.15], [0.5], [1.0, 0.6], [10.0]):
+            again.append(False)
+            values = [*spikes, *np.linspace(0.05, 0.01, 200 - len(spikes))]
+            base, instruct = pairs.planted(*shape, values, seed=3)
             result = refine_matrix(base, instruct, [TimberL()])
             taken.append(result.record.route)
             assert agreement(result.weights[0], base, instruct, TimberL()).holds
         return taken
 
-    assert routes() == ["float32", "float32", "float64"]
+    monkeypatch.setattr(decompose_module, "gram_matrix", watched)
+    # The last one leads a head narrower than the tail: it cannot be taken out of what is projected.
+    assert routes() == ["float32", "float32", "float32", "float32", "float64"]
+    assert again == [False, False, True, True, True]
     monkeypatch.setattr(decompose_module, "leading_directions", lambda *_: None)
-    assert routes() == ["float32", "float64", "float64"]
+    assert routes() == ["float32", "float32", "float64", "float64", "float64"]
 
 
 def test_small_matrices_begin_in_double_precision(

@@ -9,11 +9,19 @@ import pytest
 import torch
 
 from timberkit.config import AnyVariant, Merge, Timber, TimberL, TruncateEnergy, TruncateRank
+from timberkit.dtypes import Matrix
 from timberkit.errors import SpectrumError
 from timberkit.spectral import decompose as decompose_module
 from timberkit.spectral import ladder
 from timberkit.spectral.agreement import agreement
-from timberkit.spectral.decompose import Decomposition, Matrix, Route, TorchGram, decompose
+from timberkit.spectral.decompose import (
+    PRODUCT_COUPLING,
+    REDUCTION_COUPLING,
+    Decomposition,
+    Route,
+    TorchGram,
+    decompose,
+)
 from timberkit.spectral.refine import refine_matrix
 
 VARIANTS: list[AnyVariant] = [
@@ -52,7 +60,9 @@ def test_same_spectrum_and_spaces_as_lapack(shape: tuple[int, int], route: Route
     both = ours.spectrum.errors + theirs.spectrum.errors
     difference = np.abs(ours.spectrum.singular_values - theirs.spectrum.singular_values)
     assert (difference <= both).all()
-    assert ours.coupling() == pytest.approx(theirs.coupling(), rel=1e-4)
+    # LAPACK's counts the errors of a float32 Gram matrix apart from those of the reduction.
+    product = PRODUCT_COUPLING / REDUCTION_COUPLING / np.sqrt(r) if route == "float32" else 0.0
+    assert theirs.coupling() == pytest.approx(ours.coupling() * (1 + product), rel=1e-4)
     np.testing.assert_allclose(ours.levels(), np.square(ours.spectrum.singular_values))
     for start, stop in ((0, 1), (r // 2, r), (0, r)):
         first, second = (found.vectors(start, stop).astype(np.float64) for found in (ours, theirs))

@@ -1,0 +1,101 @@
+"""Options that several commands share, and what every command does at its edges."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+from timberkit.config import METHODS
+from timberkit.errors import InterruptedRunError, UsageError
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 a check failed, 2 usage, 3 bad input,"
+    " 4 interrupted (the same command continues)."
+)
+
+Base = Annotated[
+    str | None, typer.Argument(help="Base: a folder, or a hub id such as org/name[@revision].")
+]
+Instruct = Annotated[str | None, typer.Argument(help="Instruct: a folder or hub id, likewise.")]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="Recipe: a YAML file, or a timberkit.json. Flags override it."),
+]
+Method = Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)} [timber].")]
+Lam = Annotated[float | None, typer.Option(help="Gain of the tail, in [0, 1] (timber) [0.2].")]
+Mu = Annotated[float | None, typer.Option(help="Weight of Instruct, in [0, 1] (merge).")]
+Ratio = Annotated[float | None, typer.Option(help="Share of directions kept, in (0, 1].")]
+Energy = Annotated[float | None, typer.Option(help="Share of energy kept, in (0, 1].")]
+Variants = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--variant", help="timber:lam=0.2, timber-l, merge:mu=0.8, …; several give a folder each."
+    ),
+]
+Families = Annotated[
+    str | None,
+    typer.Option(
+        help="Comma-separated: attention, ffn, expert, router, embedding, head, all-linear, or"
+        " authors (all that the paper's code treats) [attention,ffn,expert]."
+    ),
+]
+Layers = Annotated[str | None, typer.Option(help="Only these layers, such as 4-20,25.")]
+Include = Annotated[
+    list[str] | None, typer.Option(help="Only tensors whose name fits, such as '*.q_proj.*'.")
+]
+Exclude = Annotated[list[str] | None, typer.Option(help="No tensor whose name fits.")]
+Dtype = Annotated[str | None, typer.Option(help="Output dtype: bfloat16, float16, float32 [own].")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (not timed yet) [cpu].")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes [what pays off].")]
+Json = Annotated[bool, typer.Option("--json", help="Result as one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing but errors.")]
+
+
+Parameters = ParamSpec("Parameters")
+
+
+def stoppable(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """Ctrl-C and SIGTERM before a run has begun: the documented exit code all the same."""
+
+    @wraps(command)
+    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise InterruptedRunError("stopped; the same command starts again") from None
+
+    return run
+
+
+def split_names(names: str | None) -> list[str] | None:
+    """Names of a comma-separated list."""
+    return None if names is None else [name.strip() for name in names.split(",")]
+
+
+def merged(fields: dict[str, Any], given: dict[str, Any], *, command: str) -> dict[str, Any]:
+    """The fields of a recipe's file with the flags given, which override them.
+
+    Raises UsageError where neither names both models. Changes both arguments.
+    """
+    nested = fields.get("selection")
+    for name in ("families", "layers", "include", "exclude"):
+        if name in given and isinstance(nested, dict):
+            nested[name] = given.pop(name)
+    fields |= given
+    missing = [name.upper() for name in ("base", "instruct") if name not in fields]
+    if missing:
+        raise UsageError(
+            f"{' and '.join(missing)} not given; write: timberkit {command} BASE INSTRUCT -o OUT,"
+            " or name them in --config"
+        )
+    return fields
+
+
+def print_json(value: object) -> None:
+    """One JSON value on stdout."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))

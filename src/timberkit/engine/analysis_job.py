@@ -1,0 +1,84 @@
+"""One weight of an analysis: measured, and named for people."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from timberkit.checkpoint.families import module_path
+from timberkit.checkpoint.reader import read_range, torch_dtype
+from timberkit.engine.tasks import MeasureTask, Place
+from timberkit.errors import SpectrumError
+from timberkit.measurements import WeightMeasurement
+from timberkit.spectral.measure import measure_matrix
+
+
+def measure_task(task: MeasureTask) -> WeightMeasurement:
+    """Read the two matrices of a task and measure them.
+
+    Raises CheckpointError when a file fails, SpectrumError naming the tensor for NaN, Inf, or
+    numbers that float64 does not hold.
+    """
+    started = time.perf_counter()
+    part = "" if task.index is None else f" [{task.index}]"
+    try:
+        found = measure_matrix(
+            _read(task, task.base),
+            _read(task, task.instruct),
+            rounding="rounding" in task.measure,
+            subspaces="subspaces" in task.measure,
+            keep_all=task.keep_values == "all",
+        )
+        if not _all_finite(asdict(found)):
+            raise SpectrumError("found numbers beyond float64, expected weights of a usual size")
+    except SpectrumError as error:
+        raise SpectrumError(
+            f"tensor {task.name!r}{part}: {error}; the checkpoint is damaged, or the training that"
+            " made it diverged: restore it, or leave the tensor out with --exclude"
+        ) from None
+    return WeightMeasurement(
+        name=task.name,
+        index=task.index,
+        family=task.family,
+        layer=task.layer,
+        module=module_path(task.name),
+        rows=task.rows,
+        columns=task.columns,
+        base_dtype=task.base.dtype,
+        instruct_dtype=task.instruct.dtype,
+        seconds=time.perf_counter() - started,
+        base=found.base,
+        instruct=found.instruct,
+        delta=found.delta,
+        null=found.null,
+        relative_delta=found.relative_delta,
+        cut=found.cut,
+        bulk=found.bulk,
+        rounding=found.rounding,
+        subspaces=found.subspaces,
+    )
+
+
+def _read(task: MeasureTask, place: Place) -> torch.Tensor:
+    content = read_range(Path(place.path), place.start_byte, place.size_bytes)
+    stored = torch.frombuffer(content, dtype=torch_dtype(place.dtype))
+    return stored.reshape(task.rows, task.columns)
+
+
+def _all_finite(value: object) -> bool:
+    match value:
+        case float():
+            return math.isfinite(value)
+        case Mapping():
+            return all(map(_all_finite, value.values()))
+        case str():
+            return True
+        case Sequence():
+            return all(map(_all_finite, value))
+        case _:
+            return True
