@@ -67,12 +67,14 @@ def filtered(
     others = [band for band in solved.bands if band is not solved.widest]
     for rows in row_blocks(delta.shape):
         second = widen(instruct[rows], instruct.dtype, solved.working)
+        first = None  # read for methods whose widest band is not kept as it is
         projections = project(rows)
         for place, sink, result in zip(chosen, sinks, written, strict=True):
             gain = solved.widest.gains[place]
             value = second
             if gain != 1.0:
-                first = widen(base[rows], base.dtype, solved.working)
+                if first is None:
+                    first = widen(base[rows], base.dtype, solved.working)
                 value = first + (second - first) * gain
             for band, projection in zip(others, projections, strict=True):
                 # A gain equal to the widest band's is in the reference already.

@@ -59,6 +59,8 @@ PRODUCT_COUPLING = 8.0
 """The same for those of the Gram matrix alone, over ``u ||G||_F / r``; 1 to 3 as measured."""
 PRODUCT_ERROR = 0.25
 """Eigenvalue error of the Gram matrix alone, over ``u ||G||_F``; at most 0.1 as measured."""
+REMOVAL_COUPLING = 2.0
+"""Entries that taking directions out of the delta leaves, over ``u s_1 s_next / sqrt(m n)``."""
 BLOCK_ELEMENTS = 1 << 22
 """Elements of a delta converted at a time: bounds the memory of a conversion."""
 
@@ -178,6 +180,11 @@ def spectrum_of_eigenvalues(
             or not (descending[leading.count : leading.count + 1] < 0.9 * raised).all()
         ):
             raise SpectrumError("deflation: the directions taken out are not the leading ones")
+    if float(eigenvalues[0]) < -2.0 * float(error[-1]):
+        raise SpectrumError(
+            f"eigenvalues: found {float(eigenvalues[0]):.1e} in a Gram matrix, expected none below"
+            " 0 but for rounding; the eigen-solver failed"
+        )
     values = np.sqrt(descending)
     above = np.sqrt(descending + error) - values
     below = values - np.sqrt(np.maximum(descending - error, 0.0))
@@ -210,6 +217,7 @@ class _LapackGram:
         self._dtype = np.float32 if self._single else np.float64
         self.leading: Leading | None = None
         self._product_norm = 0.0
+        self._removal = 0.0
         gram = gram_matrix(delta, np.float32 if self._single else np.float64)
         if self._single:
             gram = self._deflated(delta, gram)
@@ -247,6 +255,9 @@ class _LapackGram:
         if PRODUCT_COUPLING * self._product_norm / r > REDUCTION_COUPLING * left / math.sqrt(r):
             gram = leading.move(gram_matrix(delta, np.float32, leading), np.zeros(leading.count))
             self._product_norm = left
+            size = math.prod(delta.shape)
+            removed = float(leading.levels.sum()) * leading.next_level / size
+            self._removal = REMOVAL_COUPLING * unit * math.sqrt(removed)
         return gram
 
     def vectors(self, start: int, stop: int) -> Matrix:
@@ -288,7 +299,7 @@ class _LapackGram:
         return np.asarray(vectors, dtype=np.float64)
 
     def coupling(self) -> float:
-        beside = 0.0 if self.leading is None else self.leading.coupling
+        beside = self._removal + (0.0 if self.leading is None else self.leading.coupling)
         product = PRODUCT_COUPLING * UNIT_ROUNDOFF[self.route] * self._product_norm
         return gram_coupling(self._eigenvalues, self.route) + product / self.spectrum.r + beside
 

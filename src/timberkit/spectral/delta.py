@@ -120,7 +120,7 @@ class PairDelta:
         if largest == 0.0:
             self.scale = 0.0
         elif not 1e-12 < largest < 1e12:
-            self.scale = float(2.0 ** int(np.frexp(largest)[1]))
+            self.scale = math.ldexp(1.0, min(math.frexp(largest)[1], 1023))
             if self._held is not None:
                 self._unscale(self._held)
 
@@ -163,11 +163,13 @@ class PairDelta:
         return self._computed(part, dtype)
 
     def _computed(self, part: slice, working: Working) -> Matrix:
-        block = self._instruct_block(part, working)
-        np.subtract(block, self._base_block(part, working), out=block)
+        # Of weights of 32 bits and more in float64 first, whatever is asked for.
+        exact: Working = np.float64 if self._working is np.float64 else working
+        block = self._instruct_block(part, exact)
+        np.subtract(block, self._base_block(part, exact), out=block)
         if self.scale != 1.0:
             self._unscale(block)
-        return block
+        return block.astype(working, copy=False)
 
     def _instruct_block(self, part: slice, working: Working) -> Matrix:
         return widen(self._instruct[part], self._instruct.dtype, working)
@@ -206,7 +208,7 @@ def as_delta(matrix: Delta | Matrix) -> Delta:
 def long_blocks(delta: Delta, elements: int, dtype: Working) -> Iterator[tuple[slice, Matrix]]:
     """Blocks of a delta along its long side, of about so many elements: of rows if it is tall.
 
-    A contiguous delta of that dtype comes in one piece, which costs nothing.
+    Views where a delta of that dtype is held.
     """
     rows, columns = delta.shape
     step = max(1, elements // min(rows, columns))

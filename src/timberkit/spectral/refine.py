@@ -125,7 +125,9 @@ def refine_rows(
 ) -> MatrixRecord:
     """``refine_matrix`` on anything that gives raw blocks of rows, into anything that takes them.
 
-    Blocks are read up to three times, each block of a result is written once; one sink a method.
+    Blocks are read once for each pass that needs them: to check and measure, to write, and for the
+    Gram matrix and the projection where the delta is not held. Each block of a result is written
+    once; one sink a method.
     Memory: as ``refine_matrix``, without inputs and outputs; a tall weight of more than
     ``delta.HELD_ELEMENTS`` elements is never whole in memory. Where it raises, sinks may have been
     written to.

@@ -61,6 +61,8 @@ def eigenvalues(gram: Matrix) -> NDArray[np.float64]:
         except RuntimeError as error:
             raise SpectrumError(f"eigenvalues: {error}") from None
         values: NDArray[np.float64] = found.numpy()
+        if not np.isfinite(values).all():
+            raise SpectrumError("eigenvalues: found values that are not finite")
         return values
     _, diagonal, beside, _, info = lapack.dsytrd(gram, lower=1, lwork=64 * r, overwrite_a=1)
     if info == 0 and r > 1:

@@ -242,6 +242,29 @@ def test_weights_whose_leading_directions_are_taken_out_agree(
     assert_states_what_is_found(outcome, base, instruct, variants)
 
 
+@pytest.mark.parametrize("height", [300.0, 1000.0])
+@pytest.mark.parametrize("shape", [(400, 260), (260, 400)])
+def test_what_vectors_leak_of_a_large_leading_direction_is_taken_out_of_their_projections(
+    shape: tuple[int, int], height: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delta_module, "ROW_BLOCK_ELEMENTS", 50 * 260)
+    monkeypatch.setattr(decompose_module, "BLOCK_ELEMENTS", 1 << 22)
+    rng = np.random.default_rng([260, int(height)])
+    base = torch.from_numpy(0.02 * rng.standard_normal(shape)).to(BF16)
+    bulk = 4e-4 * rng.standard_normal(shape)
+    left, right = (rng.standard_normal(side) for side in shape)
+    spike = np.outer(left / np.linalg.norm(left), right / np.linalg.norm(right))
+    delta = bulk + height * np.linalg.norm(bulk, ord=2) * spike
+    instruct = (base.double() + torch.from_numpy(delta)).to(BF16)
+    variant = TruncateRank(ratio=0.6)
+    outcome = refined(base, instruct, [variant])
+    assert outcome.record.route == "float32"
+    found = agreement(outcome.weights[0], base, instruct, variant)
+    assert found.holds
+    # Left in, ten times as many elements would be rounded otherwise.
+    assert found.identical > 1.0 - 5e-4
+
+
 @pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE])
 @pytest.mark.parametrize("order", range(4))
 def test_filters_and_merges_come_out_in_the_order_asked_for(

@@ -92,6 +92,7 @@ def test_blocks_are_the_difference(
             block = delta.rows(part, dtype)
             assert block.dtype == dtype
             assert np.array_equal(block, expected[part].astype(dtype))
+    for dtype in (np.float64, np.float32):
         whole = delta.whole(dtype)
         assert whole.dtype == dtype
         assert np.array_equal(whole, expected.astype(dtype))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from timberkit.config import AnyVariant, Merge, Timber, TimberL, TruncateEnergy
+from timberkit.config import AnyVariant, Merge, Timber, TimberL, TruncateEnergy, TruncateRank
 from timberkit.dtypes import Matrix
 from timberkit.errors import SpectrumError
 from timberkit.records import MatrixRecord
@@ -19,11 +19,11 @@ from timberkit.spectral import ladder
 from timberkit.spectral.agreement import agreement
 from timberkit.spectral.decompose import Decomposition, Route, decompose, gram_matrix
 from timberkit.spectral.deflate import Leading
-from timberkit.spectral.delta import Delta
+from timberkit.spectral.delta import Delta, PairDelta
 from timberkit.spectral.filters import Spectrum
 from timberkit.spectral.oracle import consult
 from timberkit.spectral.rank import effective_rank
-from timberkit.spectral.refine import refine_matrix, spectrum
+from timberkit.spectral.refine import StoredMatrix, refine_matrix, spectrum
 from timberkit.spectral.values import spectrum_of
 
 Change = Callable[[Decomposition], None]
@@ -292,6 +292,48 @@ def test_spikes_far_above_the_bulk_leave_the_single_route_unless_they_are_taken_
     assert again == [False, False, True, True, True]
     monkeypatch.setattr(decompose_module, "leading_directions", lambda *_: None)
     assert routes() == ["float32", "float32", "float64", "float64", "float64"]
+
+
+@pytest.mark.parametrize("size", [2.0**-100, 2.0**-50, 2.0**50, 2.0**100])
+def test_the_unit_of_the_weights_changes_no_route_and_no_rounded_element(
+    pairs: Any, size: float
+) -> None:
+    # Beyond single precision's means where nothing is taken out of so small a matrix.
+    for spikes, route in ((0.0, "float32"), (20.0, "float64")):
+        base, instruct = pairs.noise(80, 50, seed=1, spikes=spikes)
+        plain = refine_matrix(base, instruct, TWO)
+        scaled = refine_matrix(base * size, instruct * size, TWO)
+        assert plain.record.route == scaled.record.route == route
+        for first, second in zip(plain.weights, scaled.weights, strict=True):
+            share = float((first * size == second).double().mean())
+            assert share >= 0.999
+
+
+def test_projections_are_in_double_precision_where_vectors_of_the_single_one_would_leak(
+    pairs: Any, tamper: Callable[..., list[Route]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trust(found: Decomposition) -> None:
+        found.coupling = lambda: 0.0  # type: ignore[method-assign]
+
+    def working(largest: float) -> tuple[str, Any]:
+        # A leading direction of one element: it is large beside what the others round at.
+        weights = pairs.noise(240, 200, seed=1)
+        weights[1][0, 0] = largest
+        base, instruct = (StoredMatrix.of_tensor(weight) for weight in weights)
+        delta, variants = PairDelta(base, instruct), [TruncateRank(ratio=0.8)]
+        asked = ladder.asked_for(variants, instruct, "bfloat16", delta.scale, "cpu")
+        solved = ladder.solve(delta, asked)
+        assert (solved.leading is not None) == (found_beforehand and largest > 1.0)
+        return solved.route, solved.working
+
+    tamper(trust, "float32")
+    found_beforehand = True
+    assert working(0.02) == ("float32", np.float32)
+    assert working(64.0) == ("float32", np.float32)
+    found_beforehand = False
+    monkeypatch.setattr(decompose_module, "leading_directions", lambda *_: None)
+    assert working(0.02) == ("float32", np.float32)
+    assert working(64.0) == ("float32", np.float64)
 
 
 def test_small_matrices_begin_in_double_precision(
