@@ -151,7 +151,7 @@ def _product(projector: Any, rows: int, *, first: bool) -> Work:
 
 def _rounding(args: Arguments, _: Mapping[str, Any], __: Any) -> Work:
     values = args[1]
-    return _work(values, values.numel(), values.nbytes + 2.0 * values.numel())
+    return _work(values, values.size, values.nbytes + 2.0 * values.size)
 
 
 def _full_svd(args: Arguments, _: Mapping[str, Any], __: Any) -> Work:
