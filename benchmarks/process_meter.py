@@ -74,6 +74,8 @@ class _Watch:
     samples: int = 0
     meter_seconds: float = 0.0
     moved: dict[int, dict[str, int]] = field(default_factory=dict)
+    unreaped: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """User and system seconds of processes that no ancestor waits for, as last seen."""
 
 
 def measure(
@@ -114,7 +116,7 @@ def measure(
     try:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         wall_seconds = time.perf_counter() - started
-        moved = _io(process.pid) or _summed(watch.moved)
+        moved = _summed(watch.moved, instead=_io(process.pid), unreaped=set(watch.unreaped))
         finished.set()
         sampler.join()
     except BaseException:
@@ -131,8 +133,8 @@ def measure(
         exit_code=process.returncode,
         timed_out=expired.is_set(),
         wall_seconds=wall_seconds,
-        user_seconds=usage.ru_utime,
-        system_seconds=usage.ru_stime,
+        user_seconds=usage.ru_utime + sum(user for user, _ in watch.unreaped.values()),
+        system_seconds=usage.ru_stime + sum(system for _, system in watch.unreaped.values()),
         peak_pss_bytes=watch.peak_pss_bytes,
         peak_processes=watch.peak_processes,
         largest_rss_bytes=usage.ru_maxrss * 1024,
@@ -186,6 +188,9 @@ def _sample(pid: int, watch: _Watch, finished: threading.Event, interval: float)
             counters = _io(member.pid)
             if counters:
                 watch.moved[member.pid] = counters
+            if member.pid != pid and _is_unreaped(member):
+                times = _cpu_times(member)
+                watch.unreaped[member.pid] = times or watch.unreaped.get(member.pid, (0.0, 0.0))
         watch.samples += 1
         taken = time.thread_time() - before
         watch.meter_seconds += taken
@@ -216,9 +221,33 @@ def _io(pid: int) -> dict[str, int]:
     return {name: int(value) for name, value in (line.split(": ") for line in lines)}
 
 
-def _summed(moved: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
-    names = {name for counters in moved.values() for name in counters}
-    return {name: sum(counters.get(name, 0) for counters in moved.values()) for name in names}
+def _is_unreaped(process: psutil.Process) -> bool:
+    """Whether it is Python's fork server or was forked from it: nobody collects their times."""
+    try:
+        return "multiprocessing.forkserver" in " ".join(process.cmdline())
+    except GONE:
+        return False
+
+
+def _cpu_times(process: psutil.Process) -> tuple[float, float] | None:
+    try:
+        times = process.cpu_times()
+    except GONE:
+        return None
+    return float(times.user), float(times.system)
+
+
+def _summed(
+    moved: Mapping[int, Mapping[str, int]], *, instead: Mapping[str, int], unreaped: set[int]
+) -> dict[str, int]:
+    """Counters of a tree: the root's at its end, with those it waited for, and the unreaped."""
+    parts = (
+        [instead, *(moved[pid] for pid in unreaped if pid in moved)]
+        if instead
+        else [*moved.values()]
+    )
+    names = {name for counters in parts for name in counters}
+    return {name: sum(counters.get(name, 0) for counters in parts) for name in names}
 
 
 def main() -> None:
