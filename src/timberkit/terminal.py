@@ -27,17 +27,17 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from timberkit.engine.estimate import Estimate
-from timberkit.engine.plan import RefinementPlan
-from timberkit.engine.progress import Progress as RunProgress
-from timberkit.engine.progress import ProgressCallback
-from timberkit.engine.run import RefineResult
-from timberkit.engine.verify import Check
-from timberkit.records import ChangeRecord
-
+# Names in annotations only: importing them would import torch.
 if TYPE_CHECKING:
     from timberkit.engine.analysis_plan import AnalysisEstimate, AnalysisPlan
     from timberkit.engine.analyze import AnalysisResult
+    from timberkit.engine.estimate import Estimate
+    from timberkit.engine.plan import RefinementPlan
+    from timberkit.engine.progress import Progress as RunProgress
+    from timberkit.engine.progress import ProgressCallback
+    from timberkit.engine.run import RefineResult
+    from timberkit.engine.verify import Check
+    from timberkit.records import ChangeRecord
 
 
 def results(*, quiet: bool = False) -> Console:

@@ -58,7 +58,8 @@ def test_the_environment_and_the_signals_of_this_process_are_as_before() -> None
 
 def test_neither_the_command_line_nor_a_refinement_imports_torch() -> None:
     code = (
-        "import sys, timberkit.cli, timberkit.engine.run, timberkit.engine.execute,"
+        "import sys, timberkit.cli, timberkit.terminal, timberkit.engine.run,"
+        " timberkit.engine.execute,"
         " timberkit.engine.estimate; print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
