@@ -150,7 +150,7 @@ def _product(projector: Any, rows: int, *, first: bool) -> Work:
 
 
 def _rounding(args: Arguments, _: Mapping[str, Any], __: Any) -> Work:
-    values = args[1]
+    values = args[0]
     return _work(values, values.size, values.nbytes + 2.0 * values.size)
 
 
@@ -210,7 +210,7 @@ PROBES = (
     Probe("project", f"{_ASSEMBLE}:_Projector", "_image_of_wide", _image_of_wide),
     Probe("project", f"{_ASSEMBLE}:_Projector", "__call__", _projection),
     Probe("blend", _REFINE, "blended"),
-    Probe("round", _ASSEMBLE, "_put", _rounding),
+    Probe("round", _ASSEMBLE, "_rounded", _rounding),
     Probe("round", _REFINE, "filtered"),
     Probe("allocate", "timberkit.engine.run", "create_shard"),
     Probe("write", _JOB, "write_at", _write),

@@ -19,10 +19,13 @@ from typing import Protocol
 
 import numpy as np
 
-from timberkit.dtypes import Matrix, Raw, narrow, widen
+from timberkit.dtypes import Matrix, Raw, narrow, raw_dtype, widen
 from timberkit.errors import InputError, SpectrumError
 from timberkit.spectral.delta import Delta, PairDelta, Rows, culprit, norm, row_blocks
 from timberkit.spectral.ladder import Solved
+
+CACHE_ELEMENTS = 1 << 15
+"""Elements blended at a time: a dozen arrays of float64 stay in the cache; three times quicker."""
 
 
 class Sink(Protocol):
@@ -81,7 +84,7 @@ def filtered(
                 if band.gains[place] != gain:
                     factor = (band.gains[place] - gain) * delta.scale
                     value = projection * factor + value
-            _put(rows, value, second, sink, result, dtype)
+            sink[rows] = _rounded(value, second, result, dtype)
     return written
 
 
@@ -95,34 +98,32 @@ def blended(
     where a value overflows ``dtype``.
     """
     written, norms = [Written() for _ in gains], Norms(instruct.shape)
-    for rows in row_blocks(norms.shape):
-        stored = instruct[rows]
-        start = widen(base[rows], base.dtype, np.float64)
-        end = widen(stored, instruct.dtype, np.float64)
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is named below
-            delta = end - start
-        if not math.isfinite(float(delta.min())) or not math.isfinite(float(delta.max())):
-            raise SpectrumError(culprit(start, end))
-        norms.delta_norm = math.hypot(norms.delta_norm, norm(delta))
-        norms.instruct_norm = math.hypot(norms.instruct_norm, norm(end))
-        for mu, sink, result in zip(gains, sinks, written, strict=True):
-            if mu == 1.0 and instruct.dtype == dtype:
-                sink[rows] = stored
-                continue
-            value = end if mu == 1.0 else start if mu == 0.0 else delta * mu + start
-            _put(rows, value, end, sink, result, dtype)
+    for rows in row_blocks(instruct.shape):
+        first, second = base[rows], instruct[rows]
+        copies = [mu == 1.0 and instruct.dtype == dtype for mu in gains]
+        blocks = [
+            second if copy else np.empty(second.shape, dtype=raw_dtype(dtype)) for copy in copies
+        ]
+        for part in row_blocks((len(second), second.shape[1]), CACHE_ELEMENTS):
+            start = widen(first[part], base.dtype, np.float64)
+            end = widen(second[part], instruct.dtype, np.float64)
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is named below
+                delta = end - start
+            if not math.isfinite(float(delta.min())) or not math.isfinite(float(delta.max())):
+                raise SpectrumError(culprit(start, end))
+            norms.delta_norm = math.hypot(norms.delta_norm, norm(delta))
+            norms.instruct_norm = math.hypot(norms.instruct_norm, norm(end))
+            for mu, block, copy, result in zip(gains, blocks, copies, written, strict=True):
+                if not copy:
+                    value = end if mu == 1.0 else start if mu == 0.0 else delta * mu + start
+                    block[part] = _rounded(value, end, result, dtype)
+        for block, sink in zip(blocks, sinks, strict=True):
+            sink[rows] = block
     return written, norms
 
 
-def _put(
-    rows: slice,
-    value: Matrix,
-    instruct: Matrix,
-    sink: Sink,
-    result: Written,
-    dtype: str,
-) -> None:
-    """Round a block of rows into place; ``instruct`` is the block in the working dtype."""
+def _rounded(value: Matrix, instruct: Matrix, result: Written, dtype: str) -> Raw:
+    """A block rounded, and counted; ``instruct`` is the block in the working dtype."""
     rounded = narrow(value, dtype)
     back = widen(rounded, dtype, np.float32 if value.dtype == np.float32 else np.float64)
     if not math.isfinite(float(back.min())) or not math.isfinite(float(back.max())):
@@ -131,7 +132,7 @@ def _put(
         )
     result.rounding = math.hypot(result.rounding, norm(back - value))
     result.changed += int(np.count_nonzero(back != instruct))
-    sink[rows] = rounded
+    return rounded
 
 
 class _Projector:

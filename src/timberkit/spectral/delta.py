@@ -193,10 +193,10 @@ def culprit(base: Matrix, instruct: Matrix) -> str:
     return f"{found}: found NaN or Inf, expected finite weights"
 
 
-def row_blocks(shape: tuple[int, int]) -> list[slice]:
-    """Blocks of rows of about ``ROW_BLOCK_ELEMENTS`` elements."""
+def row_blocks(shape: tuple[int, int], elements: int | None = None) -> list[slice]:
+    """Blocks of rows of about so many elements, ``ROW_BLOCK_ELEMENTS`` when None."""
     rows, columns = shape
-    step = max(1, ROW_BLOCK_ELEMENTS // columns)
+    step = max(1, (ROW_BLOCK_ELEMENTS if elements is None else elements) // columns)
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
