@@ -208,6 +208,38 @@ def gram_coupling(eigenvalues: NDArray[np.float64], route: Route) -> float:
     return REDUCTION_COUPLING * UNIT_ROUNDOFF[route] * frobenius / math.sqrt(eigenvalues.size)
 
 
+def tridiagonal_form(
+    gram: Matrix,
+) -> tuple[Matrix, Matrix, NDArray[np.float64], NDArray[np.float64]]:
+    """``G = Q T Q^T`` by ``sytrd`` in the precision of ``gram``, which is used up.
+
+    ``gram`` (r, r), lower triangle, Fortran order. Returns the reflectors of Q (r, r) and their
+    scales (r - 1,), the diagonal of T (r,) and what stands beside it (r - 1,).
+    """
+    reduce = lapack.ssytrd if gram.dtype == np.float32 else lapack.dsytrd
+    reflectors, diagonal, beside, scales, info = reduce(
+        gram, lower=1, lwork=64 * gram.shape[0], overwrite_a=1
+    )
+    _check_converged(info, "sytrd")
+    return (
+        reflectors,
+        scales,
+        np.asarray(diagonal, dtype=np.float64),
+        np.asarray(beside, dtype=np.float64),
+    )
+
+
+def tridiagonal_eigenvalues(
+    diagonal: NDArray[np.float64], beside: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """All eigenvalues of a tridiagonal matrix, ascending, by ``sterf`` in float64."""
+    if diagonal.size == 1:
+        return diagonal
+    eigenvalues, info = lapack.dsterf(diagonal, beside)
+    _check_converged(info, "sterf (eigenvalues)")
+    return np.asarray(eigenvalues, dtype=np.float64)
+
+
 class _LapackGram:
     """Gram matrix, tridiagonalised in the route's precision; eigenvectors by index range."""
 
@@ -221,18 +253,8 @@ class _LapackGram:
         gram = gram_matrix(delta, np.float32 if self._single else np.float64)
         if self._single:
             gram = self._deflated(delta, gram)
-        self._work = 64 * gram.shape[0]
-        reduce = lapack.ssytrd if self._single else lapack.dsytrd
-        self._reflectors, diagonal, beside, self._scales, info = reduce(
-            gram, lower=1, lwork=self._work, overwrite_a=1
-        )
-        _check_converged(info, "sytrd")
-        self._diagonal = np.asarray(diagonal, dtype=np.float64)
-        self._beside = np.asarray(beside, dtype=np.float64)
-        self._eigenvalues = self._diagonal  # ascending
-        if self._diagonal.size > 1:
-            self._eigenvalues, info = lapack.dsterf(self._diagonal, self._beside)
-            _check_converged(info, "sterf")
+        self._reflectors, self._scales, self._diagonal, self._beside = tridiagonal_form(gram)
+        self._eigenvalues = tridiagonal_eigenvalues(self._diagonal, self._beside)
         self.spectrum = spectrum_of_eigenvalues(
             self._eigenvalues,
             route,
@@ -272,7 +294,7 @@ class _LapackGram:
         back = lapack.sormqr if self._single else lapack.dormqr
         lower, _, info = back(
             "L", "N", np.asfortranarray(self._reflectors[1:, :-1]), self._scales, vectors[1:],
-            self._work,
+            64 * r,
         )  # fmt: skip
         _check_converged(info, "ormqr")
         vectors[1:] = lower

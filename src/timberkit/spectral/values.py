@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 from threadpoolctl import threadpool_limits
 
 from timberkit.dtypes import Matrix
 from timberkit.errors import SpectrumError
-from timberkit.spectral.decompose import TORCH_ALLOWANCE, gram_matrix, spectrum_of_eigenvalues
+from timberkit.spectral.decompose import (
+    TORCH_ALLOWANCE,
+    gram_matrix,
+    spectrum_of_eigenvalues,
+    tridiagonal_eigenvalues,
+    tridiagonal_form,
+)
 from timberkit.spectral.delta import Delta
 from timberkit.spectral.filters import Spectrum
 
@@ -61,12 +66,9 @@ def eigenvalues(gram: Matrix) -> NDArray[np.float64]:
         except RuntimeError as error:
             raise SpectrumError(f"eigenvalues: {error}") from None
         values: NDArray[np.float64] = found.numpy()
-        if not np.isfinite(values).all():
-            raise SpectrumError("eigenvalues: found values that are not finite")
-        return values
-    _, diagonal, beside, _, info = lapack.dsytrd(gram, lower=1, lwork=64 * r, overwrite_a=1)
-    if info == 0 and r > 1:
-        diagonal, info = lapack.dsterf(diagonal, beside)
-    if info != 0 or not np.isfinite(diagonal).all():
-        raise SpectrumError(f"eigenvalues: found info = {info} or values that are not finite")
-    return np.asarray(diagonal, dtype=np.float64)
+    else:
+        _, _, diagonal, beside = tridiagonal_form(gram)
+        values = tridiagonal_eigenvalues(diagonal, beside)
+    if not np.isfinite(values).all():
+        raise SpectrumError("eigenvalues: found values that are not finite")
+    return values
