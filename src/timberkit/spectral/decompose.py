@@ -241,7 +241,10 @@ def tridiagonal_eigenvalues(
 
 
 class _LapackGram:
-    """Gram matrix, tridiagonalised in the route's precision; eigenvectors by index range."""
+    """Gram matrix, tridiagonalised in the route's precision; eigenvectors by index range.
+
+    The last vectors formed are kept: a doubtful threshold is settled with them (``ritz``) first.
+    """
 
     def __init__(self, delta: Delta, route: Route) -> None:
         self.route = route
@@ -250,6 +253,7 @@ class _LapackGram:
         self.leading: Leading | None = None
         self._product_norm = 0.0
         self._removal = 0.0
+        self._formed: tuple[int, int, Matrix] | None = None
         gram = gram_matrix(delta, np.float32 if self._single else np.float64)
         if self._single:
             gram = self._deflated(delta, gram)
@@ -283,6 +287,12 @@ class _LapackGram:
         return gram
 
     def vectors(self, start: int, stop: int) -> Matrix:
+        if self._formed is None or not self._formed[0] <= start <= stop <= self._formed[1]:
+            self._formed = start, stop, self._form(start, stop)
+        first, _, formed = self._formed
+        return formed[:, start - first : stop - first]
+
+    def _form(self, start: int, stop: int) -> Matrix:
         r = self.spectrum.r
         if r == 1:
             return np.ones((1, stop - start), dtype=self._dtype)

@@ -8,6 +8,7 @@ vector is computed; otherwise the next route is taken:
 | route     | singular values | vectors                                                      |
 |-----------|-----------------|--------------------------------------------------------------|
 | `float32` | float32         | float32                                                      |
+| `ritz`    | trailing float64| float32: a threshold was in doubt for errors of small values |
 | `mixed`   | float64         | float32: only a threshold was in doubt, not the directions   |
 | `float64` | float64         | float64                                                      |
 | `svd`     | full SVD        | full SVD                                                     |
@@ -30,9 +31,10 @@ from timberkit.spectral.decompose import Decomposition, Route, decompose
 from timberkit.spectral.deflate import Leading
 from timberkit.spectral.delta import Delta, Rows, row_blocks
 from timberkit.spectral.filters import Gains, Spectrum, gains
+from timberkit.spectral.ritz import with_ritz_values
 from timberkit.spectral.values import spectrum_of
 
-Rung: TypeAlias = Route | Literal["mixed"]
+Rung: TypeAlias = Route | Literal["ritz", "mixed"]
 
 FLIPPED_SHARE = 1e-3
 """Predicted share of 16-bit elements that may round otherwise before a finer route is taken.
@@ -143,7 +145,7 @@ def _solve_by(route: Route, delta: Delta, asked: Asked) -> Solved | None:
     found = tuple(gains(variant, spectrum) for variant in asked.variants)
     clean = _is_clean(decomposition, found, asked)
     if route == "float32" and clean and not all(gain.certain for gain in found):
-        rung, spectrum = "mixed", spectrum_of(delta)
+        rung, spectrum = _sharpened(delta, decomposition, found, asked)
         found = tuple(gains(variant, spectrum) for variant in asked.variants)
         clean = _is_clean(decomposition, found, asked)
     if route != "svd" and not (clean and all(gain.certain for gain in found)):
@@ -168,6 +170,31 @@ def _solve_by(route: Route, delta: Delta, asked: Asked) -> Solved | None:
         working=_working_precision(delta, decomposition, others, asked),
         unique=clean,
     )
+
+
+def _sharpened(
+    delta: Delta, decomposition: Decomposition, found: Sequence[Gains], asked: Asked
+) -> tuple[Rung, Spectrum]:
+    """Finer singular values for thresholds in doubt: the trailing ones if that is enough, or all.
+
+    Vectors behind the cut, which these need, are mostly those that the projection will need.
+    """
+    known = decomposition.spectrum
+    cuts = [np.flatnonzero(np.diff(gain.values)) + 1 for gain in found if not gain.certain]
+    start = min((int(cut[0]) for cut in cuts if cut.size), default=known.r)
+    leads = 0 if decomposition.leading is None else decomposition.leading.count
+
+    def settles(spectrum: Spectrum) -> bool:
+        return all(gains(variant, spectrum).certain for variant in asked.variants)
+
+    if max(known.r // 2, leads) <= start < known.r:
+        hoped = known.errors.copy()
+        hoped[start:] = 0.0
+        if settles(Spectrum(known.singular_values, hoped)):
+            spectrum = with_ritz_values(delta, decomposition, start)
+            if settles(spectrum):
+                return "ritz", spectrum
+    return "mixed", spectrum_of(delta)
 
 
 def _is_clean(decomposition: Decomposition, found: Sequence[Gains], asked: Asked) -> bool:
