@@ -45,7 +45,7 @@ class MatrixRecord:
 
     Attributes:
         rows, columns: shape of the weight.
-        route: ``float32``, ``float64`` or ``svd`` (see ``spectral.decompose``); ``zero delta`` and
+        route: one of ``spectral.ladder``: ``float32``, ``ritz``, …, ``svd``; ``zero delta`` and
             ``no decomposition`` need none.
         delta_norm, instruct_norm: Frobenius norms.
         effective_rank: of the delta, with a bound on its error.
