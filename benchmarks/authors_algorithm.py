@@ -74,9 +74,9 @@ def effective_rank(singular_values: torch.Tensor, epsilon: float) -> float:
     return float(torch.exp(entropy))
 
 
-def treated(model: OpenModel, families: list[str]) -> list[str]:
-    """Names of the weights that timberkit would refine with these families, in file order."""
-    selection = Selection.model_validate({"families": families})
+def treated(model: OpenModel, families: list[str], layers: str | None) -> list[str]:
+    """Names of the weights that timberkit would refine with these options, in file order."""
+    selection = Selection.model_validate({"families": families, "layers": layers})
     return [
         name
         for name in model.weight_map
@@ -176,13 +176,14 @@ def main() -> None:
     parser.add_argument("--svd-only", action="store_true", help="the bare loop; writes nothing")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--families", default=",".join(DEFAULT_FAMILIES))
+    parser.add_argument("--layers", help="such as 0-3: the others are copied [all]")
     given = parser.parse_args()
     if not given.svd_only and given.out is None:
         parser.error("OUT is missing")
     torch.set_num_threads(given.threads)  # whatever the environment says of OpenMP
     with ExitStack() as stack:
         base, instruct = OpenModel(given.base, stack), OpenModel(given.instruct, stack)
-        names = treated(base, given.families.split(","))
+        names = treated(base, given.families.split(","), given.layers)
         found = (
             bare_loop(base, instruct, names)
             if given.svd_only

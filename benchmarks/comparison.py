@@ -27,8 +27,11 @@ def refined_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def compare(refined: Path, yardstick: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """K and elements of two outputs; ``facts`` is the yardstick's ``matrices``."""
-    records = refined_records(refined)
+    """K and elements of two outputs; ``facts`` is the yardstick's ``matrices``.
+
+    Weights that the yardstick did not treat are left out.
+    """
+    records = [record for record in refined_records(refined) if record["name"] in facts]
     cuts = [_compare_cut(record, facts[record["name"]]) for record in records]
     different = [cut for cut in cuts if not cut["equal"]]
     elements = identical = far = 0

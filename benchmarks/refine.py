@@ -71,6 +71,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--stage-layers", type=int, help="layers in the split by stage [all]")
     parser.add_argument("--scaling", action="store_true", help="against layers and workers")
     parser.add_argument("--skip-yardstick", action=argparse.BooleanOptionalAction)
+    parser.add_argument(
+        "--yardstick-layers", type=int, help="so many for the yardstick; ratios are per layer [all]"
+    )
     parser.add_argument("--reuse-yardstick", action="store_true", help="numbers of its last run")
     parser.add_argument("--skip-merge", action="store_true")
     parser.add_argument("--mergekit", type=Path, help="its program mergekit-yaml")
@@ -152,10 +155,11 @@ def measure_all(given: argparse.Namespace) -> dict[str, Any]:
         "rates": asdict(measure_rates(bench.folder)),
         "pair_bytes": runs.folder_bytes(bench.base) + runs.folder_bytes(bench.instruct),
         "yardstick": None,
+        "yardstick_layers": given.yardstick_layers or given.layers,
         "svds": None,
     }
     if not given.skip_yardstick:
-        result |= measure_yardstick(bench, reuse=given.reuse_yardstick)
+        result |= measure_yardstick(bench, given)
     say("timberkit as a whole process")
     result["refine"] = runs.refine(
         bench, "refined", workers=given.workers, repeats=given.repeats, keep=True
@@ -176,19 +180,21 @@ def measure_all(given: argparse.Namespace) -> dict[str, Any]:
     return result | conclude(given, result)
 
 
-def measure_yardstick(bench: runs.Bench, *, reuse: bool) -> dict[str, Any]:
+def measure_yardstick(bench: runs.Bench, given: argparse.Namespace) -> dict[str, Any]:
     """The published algorithm and the bare loop, or what they took the last time."""
-    kept = bench.folder / f"yardstick-{'-'.join(bench.families)}.json"
-    if reuse and kept.exists() and (bench.folder / "yardstick").exists():
+    layers = f"0-{given.yardstick_layers - 1}" if given.yardstick_layers else None
+    said = f"-layers{layers}" if layers else ""
+    kept = bench.folder / f"yardstick-{'-'.join(bench.families)}{said}.json"
+    if given.reuse_yardstick and kept.exists() and (bench.folder / "yardstick").exists():
         say("yardstick: numbers of its last run")
         found: dict[str, Any] = json.loads(kept.read_text())
         return found
     kept.unlink(missing_ok=True)
     say("published algorithm as a whole process")
-    whole = runs.yardstick(bench, "yardstick")
+    whole = runs.yardstick(bench, "yardstick", layers=layers)
     (bench.folder / "yardstick" / "svd_cache.safetensors").unlink(missing_ok=True)
     say("bare loop of full SVDs")
-    found = {"yardstick": whole, "svds": runs.bare_svds(bench)}
+    found = {"yardstick": whole, "svds": runs.bare_svds(bench, layers=layers)}
     kept.write_text(json.dumps(found))
     return found
 
@@ -276,10 +282,11 @@ def conclude(given: argparse.Namespace, result: dict[str, Any]) -> dict[str, Any
     """Ratios, extrapolations and floors from what was measured."""
     run, ratios = result["refine"], {}
     if result["yardstick"] is not None:
+        times = given.layers / (given.yardstick_layers or given.layers)
         ratios = {
-            "whole_process": result["yardstick"]["wall_seconds"] / run["wall_seconds"],
-            "bare_svds": result["svds"]["svd_seconds"] / run["wall_seconds"],
-            "cpu": result["yardstick"]["cpu_seconds"] / run["cpu_seconds"],
+            "whole_process": times * result["yardstick"]["wall_seconds"] / run["wall_seconds"],
+            "bare_svds": times * result["svds"]["svd_seconds"] / run["wall_seconds"],
+            "cpu": times * result["yardstick"]["cpu_seconds"] / run["cpu_seconds"],
             "peak_pss": result["yardstick"]["peak_pss_bytes"] / run["peak_pss_bytes"],
         }
     a_layer = run["wall_seconds"] / given.layers

@@ -168,19 +168,23 @@ def nominal_flops(rows: int, columns: int, cut: int | None) -> float:
     return rows * columns * r + 4.0 / 3.0 * r**3 + 2.0 * r * r * k + 4.0 * rows * columns * k
 
 
-def yardstick(bench: Bench, name: str, *, cache: bool = True) -> dict[str, Any]:
+def yardstick(
+    bench: Bench, name: str, *, layers: str | None = None, cache: bool = True
+) -> dict[str, Any]:
     """The published algorithm as a whole process; its output stays for the comparison."""
     with bench.output(name, keep=True) as out:
         command = [sys.executable, str(HERE / "authors_algorithm.py"), *bench.sources, str(out)]
         command += ["--lam", str(bench.lam), "--families", ",".join(bench.families)]
+        command += ["--layers", layers] if layers else []
         usage, printed = bench.run(name, [*command, *([] if cache else ["--no-cache"])])
     return {**fields(usage), **printed}
 
 
-def bare_svds(bench: Bench) -> dict[str, Any]:
+def bare_svds(bench: Bench, *, layers: str | None = None) -> dict[str, Any]:
     """The bare loop of full SVDs with all threads, nothing read or written inside the clock."""
     command = [sys.executable, str(HERE / "authors_algorithm.py"), *bench.sources, "--svd-only"]
-    usage, printed = bench.run("svds", [*command, "--families", ",".join(bench.families)])
+    command += ["--families", ",".join(bench.families)]
+    usage, printed = bench.run("svds", [*command, *(["--layers", layers] if layers else [])])
     return {**fields(usage), **printed}
 
 

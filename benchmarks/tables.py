@@ -73,6 +73,8 @@ def _process_rows(result: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             len(run["matrices"]) if isinstance(run.get("matrices"), dict) else run.get("matrices")
         )
         threads = f", {run['threads']} threads" if "threads" in run else ""
+        if "threads" in run and result["yardstick_layers"] < result["layers"]:
+            threads += f", {result['yardstick_layers']} of {result['layers']} layers"
         yield (
             f"{title}{threads}",
             f"{wall:.1f}",
