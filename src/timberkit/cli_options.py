@@ -26,7 +26,12 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", help="Recipe: a YAML file, or a timberkit.json. Flags override it."),
 ]
-Method = Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)} [timber].")]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help=f"One of {', '.join(METHODS)} [timber]; for parameters without a flag use --variant."
+    ),
+]
 Lam = Annotated[float | None, typer.Option(help="Gain of the tail, in [0, 1] (timber) [0.2].")]
 Mu = Annotated[float | None, typer.Option(help="Weight of Instruct, in [0, 1] (merge).")]
 Ratio = Annotated[float | None, typer.Option(help="Share of directions kept, in (0, 1].")]
@@ -34,7 +39,10 @@ Energy = Annotated[float | None, typer.Option(help="Share of energy kept, in (0,
 Variants = Annotated[
     list[str] | None,
     typer.Option(
-        "--variant", help="timber:lam=0.2, timber-l, merge:mu=0.8, …; several give a folder each."
+        "--variant",
+        help="Method and its parameters, such as timber:lam=0.2, timber-l, merge:mu=0.8,"
+        " leading:count=8,gain=0.5 or noise:of=timber (docs/methods.md has them all); several give"
+        " a folder each.",
     ),
 ]
 Families = Annotated[

@@ -6,9 +6,8 @@ not part of it, because it must not change a byte.
 
     recipe = RefineRecipe(base="org/model-base", instruct="org/model", variants=["timber:lam=0.2"])
 
-Ranges, fixed once: ``lam`` and ``mu`` lie in [0, 1]; ``energy`` and ``ratio`` are fractions in
-(0, 1]. All models are frozen and refuse unknown fields. ``recipe_error`` turns pydantic's report
-into one readable message. Not here: what a method does to singular values (``spectral.filters``).
+All models are frozen and refuse unknown fields. The methods and their ranges stand in ``methods``
+and can be had from here as well.
 """
 
 from __future__ import annotations
@@ -23,9 +22,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
@@ -34,6 +31,73 @@ from pydantic import (
 )
 
 from timberkit.errors import RecipeError
+from timberkit.methods import (
+    METHODS,
+    PARAMETERS,
+    AnyVariant,
+    Band,
+    Frozen,
+    Leading,
+    Linear,
+    MatchedMerge,
+    Merge,
+    MpCut,
+    Noise,
+    RankCut,
+    RankOne,
+    Shrink,
+    Timber,
+    TimberL,
+    TruncateEnergy,
+    TruncateRank,
+    Variant,
+    parse_variant,
+    recipe_error,
+    variant_name,
+    variant_text,
+)
+
+__all__ = [
+    "DEFAULT_FAMILIES",
+    "METHODS",
+    "PARAMETERS",
+    "AnalyzeRecipe",
+    "AnyVariant",
+    "Band",
+    "Family",
+    "Frozen",
+    "KeepValues",
+    "Leading",
+    "Linear",
+    "MatchedMerge",
+    "Measure",
+    "Merge",
+    "MpCut",
+    "Noise",
+    "OutputDtype",
+    "RankCut",
+    "RankOne",
+    "RefineRecipe",
+    "Selection",
+    "Shrink",
+    "Source",
+    "SourceField",
+    "Timber",
+    "TimberL",
+    "TruncateEnergy",
+    "TruncateRank",
+    "Variant",
+    "build_analyze_recipe",
+    "build_recipe",
+    "build_selection",
+    "parse_layers",
+    "parse_variant",
+    "parse_variants",
+    "read_recipe_fields",
+    "recipe_error",
+    "variant_name",
+    "variant_text",
+]
 
 Family: TypeAlias = Literal[
     "attention", "ffn", "expert", "router", "embedding", "head", "all-linear", "authors"
@@ -44,111 +108,7 @@ KeepValues: TypeAlias = Literal["delta", "all"]
 
 DEFAULT_FAMILIES: tuple[Family, ...] = ("attention", "ffn", "expert")
 LARGEST_RECIPE_BYTES = 1 << 20
-
-
-class Frozen(BaseModel):
-    """Immutable, and an unknown field is an error rather than a silent no-op."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Timber(Frozen):
-    """Keep the head of the delta, multiply its tail by ``lam`` (eq. 4 of arXiv 2509.23595)."""
-
-    method: Literal["timber"] = "timber"
-    lam: float = Field(default=0.2, ge=0.0, le=1.0)
-
-
-class TimberL(Frozen):
-    """Keep the head of the delta, drop its tail: Timber at lambda 0."""
-
-    method: Literal["timber-l"] = "timber-l"
-
-
-class TruncateRank(Frozen):
-    """Keep the first ``ceil(ratio * r)`` singular directions of the delta."""
-
-    method: Literal["truncate-rank"] = "truncate-rank"
-    ratio: float = Field(gt=0.0, le=1.0)
-
-
-class TruncateEnergy(Frozen):
-    """Keep the fewest leading directions whose squared singular values sum to ``energy``."""
-
-    method: Literal["truncate-energy"] = "truncate-energy"
-    energy: float = Field(gt=0.0, le=1.0)
-
-
-class Merge(Frozen):
-    """Plain interpolation, ``mu * instruct + (1 - mu) * base``; needs no decomposition."""
-
-    method: Literal["merge"] = "merge"
-    mu: float = Field(ge=0.0, le=1.0)
-
-
-AnyVariant: TypeAlias = Timber | TimberL | TruncateRank | TruncateEnergy | Merge
-METHODS: dict[str, type[AnyVariant]] = {
-    variant.model_fields["method"].default: variant for variant in get_args(AnyVariant)
-}
-
-
-_PARAMETERS = ("method", "lam", "mu", "ratio", "energy")
-_ONLY_REFINE = (*_PARAMETERS, "variants", "dtype", "device")
-
-
-def parse_variant(text: str) -> AnyVariant:
-    """Parse ``method`` or ``method:name=value,name=value``.
-
-    Raises RecipeError for an unknown method, a malformed parameter or a value out of range.
-
-    >>> parse_variant("timber:lam=0.5")
-    Timber(method='timber', lam=0.5)
-    >>> parse_variant("timber-l")
-    TimberL(method='timber-l')
-    """
-    method, _, tail = text.partition(":")
-    if method not in METHODS:
-        raise RecipeError(
-            f"variant {text!r}: unknown method {method!r}; expected one of {', '.join(METHODS)}"
-        )
-    parameters: dict[str, str] = {}
-    for part in filter(None, tail.split(",")):
-        name, equals, value = part.partition("=")
-        if not equals or not name or not value or name in parameters:
-            raise RecipeError(
-                f"variant {text!r}: cannot read {part!r}; write each parameter once, as name=value,"
-                " for example timber:lam=0.2"
-            )
-        parameters[name] = value
-    try:
-        return METHODS[method].model_validate(parameters)
-    except ValidationError as error:
-        raise recipe_error(error, where=f"variant {text!r}") from None
-
-
-def variant_name(variant: AnyVariant) -> str:
-    """Folder name of a variant, the same every time for the same parameters.
-
-    >>> variant_name(Timber(lam=0.2)), variant_name(TimberL())
-    ('timber_lam0.2', 'timber-l')
-    """
-    parameters = variant.model_dump(exclude={"method"})
-    shown = (f"_{name}{repr(value).removesuffix('.0')}" for name, value in parameters.items())
-    return variant.method + "".join(shown)
-
-
-def _read_variant(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_variant(value)
-    except RecipeError as error:  # a ValueError joins the other wrong fields in one report
-        raise ValueError(str(error)) from None
-
-
-Variant: TypeAlias = Annotated[
-    Annotated[AnyVariant, Field(discriminator="method")], BeforeValidator(_read_variant)
-]
+_ONLY_REFINE = (*PARAMETERS, "variants", "dtype", "device")
 
 
 class Source(Frozen):
@@ -362,7 +322,7 @@ def build_analyze_recipe(fields: Mapping[str, Any], *, where: str = "recipe") ->
 def _nested(fields: dict[str, Any], where: str) -> dict[str, Any]:
     """Flat fields moved to where the recipe has them."""
     selection = {name: fields.pop(name) for name in Selection.model_fields if name in fields}
-    parameters = {name: fields.pop(name) for name in _PARAMETERS if name in fields}
+    parameters = {name: fields.pop(name) for name in PARAMETERS if name in fields}
     for flat, field in ((selection, "selection"), (parameters, "variants")):
         if flat and fields.get(field) is not None:
             raise RecipeError(
@@ -419,18 +379,6 @@ class _PlainLoader(yaml.SafeLoader):
                 None, None, f"tags ({event.tag}) are not allowed in a recipe", event.start_mark
             )
         return super().compose_node(parent, index)
-
-
-def recipe_error(error: ValidationError, *, where: str) -> RecipeError:
-    """One line per wrong field: where it stands, what was found, what was expected."""
-    lines = []
-    for problem in error.errors(include_url=False):
-        place = ".".join(str(step) for step in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        found = problem["input"]
-        shown = f" (found {found!r})" if isinstance(found, str | int | float) else ""
-        lines.append(f"{where}{': ' if place else ''}{place}: {message}{shown}")
-    return RecipeError("\n".join(lines))
 
 
 _VARIANTS = TypeAdapter(tuple[Variant, ...])

@@ -14,8 +14,17 @@ from hypothesis import strategies as st
 
 from timberkit.config import (
     AnyVariant,
+    Band,
+    Leading,
+    Linear,
+    MatchedMerge,
     Merge,
+    MpCut,
+    Noise,
+    RankCut,
+    RankOne,
     RefineRecipe,
+    Shrink,
     Timber,
     TimberL,
     TruncateEnergy,
@@ -25,6 +34,7 @@ from timberkit.config import (
     parse_variant,
     read_recipe_fields,
     variant_name,
+    variant_text,
 )
 from timberkit.errors import RecipeError
 
@@ -32,12 +42,27 @@ MANY = settings(max_examples=80, deadline=None, derandomize=True)
 
 unit = st.floats(0.0, 1.0).map(abs)
 fraction = st.floats(0.0, 1.0, exclude_min=True)
-variants: st.SearchStrategy[AnyVariant] = st.one_of(
+gain = st.floats(-10.0, 10.0)
+edits: st.SearchStrategy[Any] = st.one_of(
     st.builds(Timber, lam=unit),
     st.just(TimberL()),
     st.builds(TruncateRank, ratio=fraction),
     st.builds(TruncateEnergy, energy=fraction),
     st.builds(Merge, mu=unit),
+    st.builds(RankCut, scale=st.floats(0.0, 100.0, exclude_min=True), lam=unit),
+    st.builds(MpCut, lam=unit),
+    st.sampled_from([Shrink(), RankOne()]),
+    st.builds(Leading, count=st.integers(1), gain=gain),
+    st.builds(Leading, share=fraction, gain=gain),
+    st.tuples(unit, unit, gain)
+    .filter(lambda found: found[0] != found[1])
+    .map(lambda found: Band(start=min(found[:2]), stop=max(found[:2]), gain=found[2])),
+    st.builds(Linear, first=gain, last=gain),
+)
+variants: st.SearchStrategy[AnyVariant] = st.one_of(
+    edits,
+    st.builds(MatchedMerge, of=edits),
+    st.builds(Noise, seed=st.integers(0, 2**63 - 1), of=edits),
 )
 names = st.from_regex(r"\A[a-z]{1,5}/[A-Za-z0-9._-]{1,8}(@[a-z0-9]{1,5})?\Z")
 recipes = st.fixed_dictionaries(
@@ -65,11 +90,6 @@ def refusal(read: Callable[[Any], object], value: object) -> str | None:
     return None
 
 
-def as_text(variant: AnyVariant) -> str:
-    parameters = variant.model_dump(exclude={"method"}).items()
-    return f"{variant.method}:" + ",".join(f"{name}={value!r}" for name, value in parameters)
-
-
 @MANY
 @given(recipe=recipes)
 def test_json_yaml_and_text_give_the_recipe_back(
@@ -82,7 +102,9 @@ def test_json_yaml_and_text_give_the_recipe_back(
         "timberkit.json": json.dumps(manifest),
         "recipe.json": json.dumps(values),
         "recipe.yaml": yaml.safe_dump(values),
-        "with_text.yml": yaml.safe_dump({**values, "variants": [*map(as_text, recipe.variants)]}),
+        "with_text.yml": yaml.safe_dump(
+            {**values, "variants": [*map(variant_text, recipe.variants)]}
+        ),
     }
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -104,7 +126,7 @@ def test_digests_are_equal_exactly_for_equal_recipes(
 def test_names_are_equal_exactly_for_equal_variants(first: AnyVariant, second: AnyVariant) -> None:
     assert (variant_name(first) == variant_name(second)) is (first == second)
     name = variant_name(first)
-    assert parse_variant(as_text(first)) == first
+    assert parse_variant(variant_text(first)) == first
     assert not set(name) & set("/\\ \0")
 
 

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from timberkit.config import (
     AnyVariant,
+    Band,
+    Leading,
+    Linear,
+    MatchedMerge,
     Merge,
+    MpCut,
+    Noise,
+    RankCut,
+    RankOne,
+    Shrink,
     Timber,
     TimberL,
     TruncateEnergy,
@@ -31,12 +40,25 @@ DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
 unit = st.floats(0.0, 1.0)
 fraction = st.floats(0.01, 1.0)
-variants = st.one_of(
+gain = st.one_of(unit, st.floats(-10.0, 10.0))
+edits = st.one_of(
     st.builds(Timber, lam=unit),
     st.just(TimberL()),
     st.builds(TruncateRank, ratio=fraction),
     st.builds(TruncateEnergy, energy=fraction),
     st.builds(Merge, mu=unit),
+    st.builds(RankCut, scale=st.floats(0.1, 3.0), lam=unit),
+    st.builds(MpCut, lam=unit),
+    st.sampled_from([Shrink(), RankOne()]),
+    st.builds(Leading, count=st.integers(1, 20), gain=gain),
+    st.builds(Band, start=st.floats(0.0, 0.5), stop=st.floats(0.51, 1.0), gain=gain),
+    st.builds(Linear, first=gain, last=gain),
+)
+variants = st.one_of(
+    edits,
+    edits,
+    st.builds(MatchedMerge, of=edits),
+    st.builds(Noise, seed=st.integers(0, 9), of=edits),
 )
 
 
@@ -68,11 +90,12 @@ def test_every_result_agrees_with_the_oracle(
     with pytest.MonkeyPatch.context() as patch, one_thread():
         if single:
             patch.setattr(ladder, "SINGLE_PRECISION_SIDE", 1)
-        result = refine_matrix(base, instruct, chosen)
+        result = refine_matrix(base, instruct, chosen, name="w")
         for variant, weight in zip(chosen, result.weights, strict=True):
             assert weight.shape == instruct.shape
             assert weight.dtype == instruct.dtype
-            assert agreement(weight, base, instruct, variant).holds
+            found = agreement(weight, base, instruct, variant, name="w")
+            assert found.holds, (variant, result.record, found)
         if result.record.cut is not None:
             gains = consult(base, instruct, TimberL()).gains
             assert gains is not None
@@ -155,9 +178,9 @@ def test_streamed_and_held_results_agree_with_the_oracle(
         for held in (1 << 26, 0):
             patch.setattr(delta_module, "HELD_ELEMENTS", held)
             patch.setattr(decompose_module, "HELD_ELEMENTS", held)
-            result = refine_matrix(base, instruct, chosen)
+            result = refine_matrix(base, instruct, chosen, name="w")
             cuts.append(result.record.cut)
             for variant, weight in zip(chosen, result.weights, strict=True):
-                found = agreement(weight, base, instruct, variant)
-                assert found.holds, (held, result.record.route, found)
+                found = agreement(weight, base, instruct, variant, name="w")
+                assert found.holds, (held, variant, result.record.route, found)
     assert cuts[0] == cuts[1]

@@ -64,7 +64,7 @@ def test_ranges_are_those_documented(
             parse_variant(f"{kind.model_fields['method'].default}:{name}={value!r}")
 
 
-def test_only_timber_has_a_default_parameter() -> None:
+def test_the_simple_baselines_have_no_default_parameter() -> None:
     assert Timber().lam == 0.2
     for kind in (Merge, TruncateRank, TruncateEnergy):
         with pytest.raises(ValidationError, match="Field required"):
@@ -72,7 +72,11 @@ def test_only_timber_has_a_default_parameter() -> None:
 
 
 def test_the_methods_are_those_of_the_table() -> None:
-    assert list(METHODS) == ["timber", "timber-l", "truncate-rank", "truncate-energy", "merge"]
+    assert list(METHODS) == [
+        *("timber", "timber-l", "truncate-rank", "truncate-energy", "merge"),
+        *("rank-cut", "mp-cut", "shrink", "rank-one", "leading", "band", "linear"),
+        *("matched-merge", "noise"),
+    ]
 
 
 @pytest.mark.parametrize(

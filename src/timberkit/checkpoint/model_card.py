@@ -81,6 +81,8 @@ def write_model_card(
     base: CardSource,
     instruct: CardSource,
     method: str,
+    explanation: str,
+    reference: str,
     parameters: Mapping[str, object],
     families: Sequence[str],
     tool_version: str,
@@ -89,6 +91,7 @@ def write_model_card(
 ) -> None:
     """Write ``target/README.md``; not synced.
 
+    ``explanation`` says in a sentence what the method does, ``reference`` where it comes from.
     ``command`` is the argument vector that makes the output again, ``licence`` what
     ``read_licence`` found with Instruct. ``base_model`` names hub ids only: a local folder's name
     would point at a stranger's repository. Raises InterruptedRunError when the disk is full.
@@ -96,7 +99,9 @@ def write_model_card(
     front_matter = yaml.safe_dump(
         _metadata(base, instruct, method, licence), sort_keys=False, allow_unicode=True
     )
-    body = _body(base, instruct, method, parameters, families, tool_version, command)
+    body = _body(
+        base, instruct, method, explanation, reference, parameters, families, tool_version, command
+    )
     write_file(target / CARD_NAME, f"---\n{front_matter}---\n\n{body}".encode())
 
 
@@ -134,6 +139,8 @@ def _body(
     base: CardSource,
     instruct: CardSource,
     method: str,
+    explanation: str,
+    reference: str,
     parameters: Mapping[str, object],
     families: Sequence[str],
     tool_version: str,
@@ -146,6 +153,8 @@ def _body(
         "Base": _shown(base),
         "Base revision": escape_markdown(base.revision or "not pinned"),
         "Method": escape_markdown(method),
+        "What it does": escape_markdown(explanation),
+        "Source": escape_markdown(reference),
         "Parameters": escape_markdown(settings),
         "Refined tensors": escape_markdown(", ".join(families)),
         "Made with": escape_markdown(f"timberkit {tool_version}"),
@@ -159,10 +168,10 @@ def _body(
     return f"""\
 # {_shown(instruct)}, refined with {escape_markdown(method)}
 
-An Instruct model edited with the help of its Base, without training. For each refined weight the
-difference `W_instruct - W_base` was taken apart into its singular directions, and these were
-rescaled as the method says; all other tensors are those of Instruct, bit for bit unless another
-dtype was asked for. Tokenizer, template and configuration are those of Instruct.
+An Instruct model edited with the help of its Base, without training. In each refined weight the
+difference `W_instruct - W_base`, the delta, was treated as the method says; all other tensors are
+those of Instruct, bit for bit unless another dtype was asked for. Tokenizer, template and
+configuration are those of Instruct.
 
 Evaluation results on the cards of the sources do not hold for this model: measure it yourself.
 
@@ -182,8 +191,9 @@ Evaluation results on the cards of the sources do not hold for this model: measu
 
 ## Citation
 
-The method is Timber, [arXiv {PAPER}](https://arxiv.org/abs/{PAPER}). The licences of both sources
-apply; read them before you pass this model on.
+Training-free refinement of Instruct with Base was proposed as Timber,
+[arXiv {PAPER}](https://arxiv.org/abs/{PAPER}). The licences of both sources apply; read them before
+you pass this model on.
 """
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import scipy
 
-from timberkit.config import Timber
+from timberkit.config import Linear, Timber
 from timberkit.dtypes import narrow, raw_dtype
 from timberkit.engine.execute import one_thread
 from timberkit.engine.fork_server import context as fork_server_context
@@ -48,7 +48,9 @@ WORTH_A_WORKER_SECONDS = 3.0
 """Expected work that pays for starting more than one process."""
 LEADING = 8
 """Directions above the bulk in the deltas of a calibration."""
-CALIBRATION_SHAPES = ((256, 512), (768, 1536), (1536, 3072), (3072, 3072))
+MOST_DRAWS = 3
+"""Deltas that a calibration tries of each shape."""
+CALIBRATION_SHAPES = ((256, 512), (768, 1536), (1536, 3072), (3072, 4608))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +121,12 @@ def relative_cost(task: Task) -> float:
     return task.work_bytes / COPY_BYTES_PER_SECOND
 
 
-def task_memory_bytes(task: RefineTask, variants: int) -> int:
+def task_memory_bytes(task: RefineTask, variants: int, *, all_directions: bool = False) -> int:
     """Peak memory of one matrix by the float64 Gram route, sources included.
 
-    Up to half of the directions are assumed to be needed. A large tall weight is read, computed and
-    written in blocks. The rare full SVD (a tie at the cut, a delta of low rank) takes about
-    ``24 m n`` bytes more.
+    Up to half of the directions are assumed to be needed, or all. A large tall weight is read,
+    computed and written in blocks. The rare full SVD (a tie at the cut, a delta of low rank) takes
+    about ``24 m n`` bytes more.
     """
     elements, r, longest = (
         task.rows * task.columns,
@@ -139,7 +141,7 @@ def task_memory_bytes(task: RefineTask, variants: int) -> int:
     held = 0 if tall and elements > HELD_ELEMENTS else elements * (4 if narrow else 8)
     exact = elements * 8 if narrow and not tall else 0
     gram = 3 * 8 * r * r
-    vectors = r // 2 * (3 * 8 * r + (0 if tall else 8 * longest))
+    vectors = (r if all_directions else r // 2) * (3 * 8 * r + (0 if tall else 8 * longest))
     blocks = (6 + variants) * 8 * min(elements, ROW_BLOCK_ELEMENTS)
     return sources + held + exact + gram + vectors + blocks
 
@@ -172,8 +174,11 @@ def default_workers(plan: RefinementPlan) -> int:
 
 def worker_memory_bytes(plan: RefinementPlan) -> int:
     """Peak memory of a worker: the process and its largest matrix."""
-    variants = len(plan.recipe.variants)
-    largest = (task_memory_bytes(task, variants) for task in plan.refine_tasks)
+    variants = plan.recipe.variants
+    every = any(isinstance(variant, Linear) for variant in variants)
+    largest = (
+        task_memory_bytes(task, len(variants), all_directions=every) for task in plan.refine_tasks
+    )
     return PROCESS_BYTES + max(largest, default=0)
 
 
@@ -253,26 +258,39 @@ def _measure(machine: str) -> Calibration:
 
 
 def _measure_shapes(shapes: Sequence[tuple[int, int]]) -> list[float]:
-    """Cost per second of one refinement of each shape, with one thread."""
+    """Cost per second of one refinement of each shape, with one thread.
+
+    One delta in ten needs a finer route, which would make a whole model look dear: another is
+    drawn then.
+    """
     generator = np.random.default_rng(0)
     rates = []
     with one_thread():
-        for rows, columns in shapes:
-            base = 0.02 * generator.standard_normal((rows, columns), dtype=np.float32)
-            delta = 0.001 * generator.standard_normal((rows, columns), dtype=np.float32)
-            # Real deltas have directions far above the rest, and these cost time.
-            left = generator.standard_normal((rows, LEADING), dtype=np.float32)
-            delta += 0.0003 * left @ generator.standard_normal((LEADING, columns), dtype=np.float32)
-            first = StoredMatrix(narrow(base, "bfloat16"), "bfloat16")
-            second = StoredMatrix(narrow(base + delta, "bfloat16"), "bfloat16")
-            out = np.empty((rows, columns), dtype=raw_dtype("bfloat16"))
-            # The largest takes seconds, and is not disturbed by a single hiccup.
-            times = 1 if rows * columns > 1 << 23 else 3
-            started = time.perf_counter()
-            for _ in range(times):
-                refine_rows(first, second, [Timber()], [out])
-            rates.append(matrix_cost(rows, columns) * times / (time.perf_counter() - started))
+        for shape in shapes:
+            for _ in range(MOST_DRAWS):
+                rate, route = _measure_shape(generator, *shape)
+                if route == "float32":
+                    break
+            rates.append(rate)
     return rates
+
+
+def _measure_shape(generator: np.random.Generator, rows: int, columns: int) -> tuple[float, str]:
+    base = 0.02 * generator.standard_normal((rows, columns), dtype=np.float32)
+    delta = 0.0006 * generator.standard_normal((rows, columns), dtype=np.float32)
+    # 3 % of the weight; real deltas have directions far above the rest, and these cost time.
+    left = generator.standard_normal((rows, LEADING), dtype=np.float32)
+    delta += 0.00018 * left @ generator.standard_normal((LEADING, columns), dtype=np.float32)
+    first = StoredMatrix(narrow(base, "bfloat16"), "bfloat16")
+    second = StoredMatrix(narrow(base + delta, "bfloat16"), "bfloat16")
+    out = np.empty((rows, columns), dtype=raw_dtype("bfloat16"))
+    # The largest takes seconds, and is not disturbed by a single hiccup.
+    times = 1 if rows * columns > 1 << 23 else 3
+    started = time.perf_counter()
+    for _ in range(times):
+        record = refine_rows(first, second, [Timber()], [out])
+    seconds = time.perf_counter() - started
+    return matrix_cost(rows, columns) * times / seconds, record.route
 
 
 def _time_to_start() -> float:

@@ -23,6 +23,7 @@ from timberkit.engine.plan import SAFETENSORS_DTYPE, RefinementPlan
 from timberkit.engine.sources import OpenPair, described
 from timberkit.engine.tasks import HashTask
 from timberkit.errors import CheckpointError
+from timberkit.methods import explanation, parameters_shown
 
 TOOL_VERSION = version("timberkit")
 
@@ -122,7 +123,9 @@ def _write_card(folder: Path, pair: OpenPair, variant: AnyVariant) -> None:
         base=base,
         instruct=instruct,
         method=variant.method,
-        parameters=variant.model_dump(exclude={"method"}),
+        explanation=explanation(variant),
+        reference=type(variant).source,
+        parameters=parameters_shown(variant),
         families=pair.recipe.selection.families,
         tool_version=TOOL_VERSION,
         # The manifest holds every option, and any further variants of the same pass.

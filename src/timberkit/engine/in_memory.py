@@ -20,6 +20,7 @@ from timberkit.config import (
 from timberkit.engine.execute import one_thread
 from timberkit.engine.job import refuse_overflow
 from timberkit.engine.plan import select_tensors
+from timberkit.engine.tasks import matrix_name
 from timberkit.errors import CheckpointError, InputError, SpectrumError
 from timberkit.spectral.refine import refine_matrix
 
@@ -91,7 +92,16 @@ def _refine(
         strict=True,
     )  # fmt: skip
     try:
-        parts = [refine_matrix(b, i, variants, dtype=dtype).weights for b, i in slices]
+        parts = [
+            refine_matrix(
+                before,
+                after,
+                variants,
+                dtype=dtype,
+                name=matrix_name(name, index if matrices.count > 1 else None),
+            ).weights
+            for index, (before, after) in enumerate(slices)
+        ]
     except SpectrumError as error:
         raise SpectrumError(f"tensor {name!r}: {error}") from None
     except InputError as error:

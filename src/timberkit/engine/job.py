@@ -102,6 +102,7 @@ def _refine(context: JobContext, task: RefineTask) -> Outcome:
             [RowWriter(path, task.target.start_byte, task.columns) for path in targets],
             dtype=TORCH_NAMES[task.target.dtype],
             device=context.device,
+            name=task.matrix,
         )
     except SpectrumError as error:
         part = "" if task.index is None else f" [{task.index}]"

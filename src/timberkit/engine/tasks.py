@@ -22,6 +22,15 @@ class Place:
     dtype: str
 
 
+def matrix_name(name: str, index: int | None) -> str:
+    """Name of one matrix of a checkpoint: of its tensor, and its place in a fused one.
+
+    >>> matrix_name("mlp.experts", 3)
+    'mlp.experts [3]'
+    """
+    return name if index is None else f"{name} [{index}]"
+
+
 @dataclass(frozen=True, slots=True)
 class RefineTask:
     """Refine one matrix: a 2-D tensor, or slice ``index`` of a fused one.
@@ -42,7 +51,12 @@ class RefineTask:
     @property
     def key(self) -> str:
         """Unique in a run, the same every time."""
-        return f"refine {self.name}" + ("" if self.index is None else f" [{self.index}]")
+        return f"refine {self.matrix}"
+
+    @property
+    def matrix(self) -> str:
+        """Name of the matrix, the same in every run of any pair: see ``matrix_name``."""
+        return matrix_name(self.name, self.index)
 
     @property
     def work_bytes(self) -> int:
@@ -126,7 +140,7 @@ class MeasureTask:
     @property
     def key(self) -> str:
         """Unique in a run, the same every time."""
-        return f"measure {self.name}" + ("" if self.index is None else f" [{self.index}]")
+        return f"measure {matrix_name(self.name, self.index)}"
 
     @property
     def work_bytes(self) -> int:

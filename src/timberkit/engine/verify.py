@@ -287,7 +287,8 @@ def _check_oracle(
     for task in tasks:
         shape = (task.rows, task.columns)
         weight = _refined(checkpoint, task)
-        found = agreement(weight, load(task.base, shape), load(task.instruct, shape), variant)
+        base, instruct = load(task.base, shape), load(task.instruct, shape)
+        found = agreement(weight, base, instruct, variant, name=task.matrix)
         lowest = min(lowest, found.identical)
         if not found.holds:
             return (

@@ -1,18 +1,20 @@
 """Refined weights from a solved delta, block of rows by block of rows.
 
-With gains ``g`` over the singular directions, cut into bands of equal gain, a refined weight is
+With gains ``g`` over the singular directions, cut into blocks, a refined weight is
 
-    W_base + sum_b g_b P_b,      P_b = delta V_b V_b^T   (wide: U_b U_b^T delta),
+    W_base + g_0 delta + sum_b P_b,   P_b = delta V_b diag(g_b - g_0) V_b^T   (wide: U_b ... U_b^T
+    delta),
 
-and since ``sum_b P_b = delta`` the widest band needs no vectors: it is taken from the others, from
-``W_instruct`` when its gain is 1. All methods of a pass share the bands; each adds a scaled
-subtraction and a rounding. Gains all 1, or all 0, copy the source: no arithmetic touches it.
+with a reference gain ``g_0`` for which most directions need no vectors (``blocks``); it is
+``W_instruct`` that is added to when that is 1. All methods of a pass share the blocks, and where
+their gains are equal within one, its projection: each then adds a scaled subtraction and a
+rounding. Gains all 1, or all 0, copy the source: no arithmetic touches it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -23,6 +25,7 @@ from timberkit.dtypes import Matrix, Raw, narrow, raw_dtype, widen
 from timberkit.errors import InputError, SpectrumError
 from timberkit.spectral.delta import Delta, PairDelta, Rows, culprit, norm, row_blocks
 from timberkit.spectral.ladder import Solved
+from timberkit.spectral.noise import NamedNoise
 
 CACHE_ELEMENTS = 1 << 15
 """Elements blended at a time: a dozen arrays of float64 stay in the cache; three times quicker."""
@@ -60,30 +63,28 @@ def filtered(
     sinks: Sequence[Sink],
     dtype: str,
 ) -> list[Written]:
-    """Write the weights of all methods ``chosen`` of a solve, by their places among its bands.
+    """Write the weights of all methods ``chosen`` of a solve, by their places in its blocks.
 
     Raises InputError where a value overflows ``dtype``. Cost: ``4 m n k`` flops for the ``k``
-    directions outside the widest band, a few passes over a block for each method.
+    directions that are projected, ``2 m n k`` more for each method whose gains differ among those
+    of one block, and a few passes over a block for each method.
     """
     project = _Projector(delta, solved)
     written = [Written() for _ in chosen]
-    others = [band for band in solved.bands if band is not solved.widest]
     for rows in row_blocks(delta.shape):
         second = widen(instruct[rows], instruct.dtype, solved.working)
-        first = None  # read for methods whose widest band is not kept as it is
+        first = None  # read for methods whose reference is not Instruct as it is
         projections = project(rows)
         for place, sink, result in zip(chosen, sinks, written, strict=True):
-            gain = solved.widest.gains[place]
+            gain = solved.reference[place]
             value = second
             if gain != 1.0:
                 if first is None:
                     first = widen(base[rows], base.dtype, solved.working)
                 value = first + (second - first) * gain
-            for band, projection in zip(others, projections, strict=True):
-                # A gain equal to the widest band's is in the reference already.
-                if band.gains[place] != gain:
-                    factor = (band.gains[place] - gain) * delta.scale
-                    value = projection * factor + value
+            for term, projection in zip(project.terms, projections, strict=True):
+                if place in term.factors:
+                    value = projection * (term.factors[place] * delta.scale) + value
             sink[rows] = _rounded(value, second, result, dtype)
     return written
 
@@ -109,9 +110,10 @@ def blended(
             end = widen(second[part], instruct.dtype, np.float64)
             with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is named below
                 delta = end - start
-            if not math.isfinite(float(delta.min())) or not math.isfinite(float(delta.max())):
+            size = norm(delta)
+            if not math.isfinite(size):
                 raise SpectrumError(culprit(start, end))
-            norms.delta_norm = math.hypot(norms.delta_norm, norm(delta))
+            norms.delta_norm = math.hypot(norms.delta_norm, size)
             norms.instruct_norm = math.hypot(norms.instruct_norm, norm(end))
             for mu, block, copy, result in zip(gains, blocks, copies, written, strict=True):
                 if not copy:
@@ -122,42 +124,93 @@ def blended(
     return written, norms
 
 
+def noised(
+    instruct: Rows,
+    noise: NamedNoise,
+    norms: Sequence[float],
+    sinks: Sequence[Sink],
+    dtype: str,
+) -> list[Written]:
+    """Write ``instruct + Z * norm / ||Z||`` for each norm, in float64; one Z for all.
+
+    Raises InputError where a value overflows ``dtype``. Cost: the noise is drawn twice, so that its
+    norm is exact; memory of a few blocks.
+    """
+    unit = noise.norm()
+    written = [Written() for _ in norms]
+    for rows, values in noise.blocks():
+        weight = widen(instruct[rows], instruct.dtype, np.float64)
+        for size, sink, result in zip(norms, sinks, written, strict=True):
+            value = values * (size / unit) + weight if size else weight  # a zero keeps its sign
+            sink[rows] = _rounded(value, weight, result, dtype)
+    return written
+
+
 def _rounded(value: Matrix, instruct: Matrix, result: Written, dtype: str) -> Raw:
     """A block rounded, and counted; ``instruct`` is the block in the working dtype."""
     rounded = narrow(value, dtype)
     back = widen(rounded, dtype, np.float32 if value.dtype == np.float32 else np.float64)
-    if not math.isfinite(float(back.min())) or not math.isfinite(float(back.max())):
+    with np.errstate(invalid="ignore"):  # the error of what overflowed is not finite either
+        error = norm(back - value)
+    if not math.isfinite(error):
         raise InputError(
             f"values overflow {dtype}, expected them to fit; choose bfloat16 or float32"
         )
-    result.rounding = math.hypot(result.rounding, norm(back - value))
+    result.rounding = math.hypot(result.rounding, error)
     result.changed += int(np.count_nonzero(back != instruct))
     return rounded
 
 
+@dataclass(frozen=True, slots=True)
+class _Term:
+    """``delta V_b diag(weights) V_b^T`` of one block, and the factor each method adds it with.
+
+    No weights stand for 1 everywhere: a projection that methods share.
+    """
+
+    block: int
+    weights: Matrix | None
+    factors: dict[int, float]
+
+
+def _terms(solved: Solved) -> Iterator[_Term]:
+    for index, block in enumerate(solved.blocks):
+        shared = {}
+        for place, reference in enumerate(solved.reference):
+            level = block.level(place)
+            if level is None:
+                excess = block.gains[place] - reference
+                yield _Term(index, excess.astype(solved.working), {place: 1.0})
+            elif level != reference:
+                shared[place] = level - reference
+        if shared:
+            yield _Term(index, None, shared)
+
+
 class _Projector:
-    """``P_b[rows]`` for every band that has vectors.
+    """The terms of all methods, ``delta V_b diag(weights) V_b^T``, by blocks of rows.
 
     Vectors in float32 are not quite orthogonal to the leading directions, which are large: what of
     these gets into a projection is taken out again, ``P_b - (delta V_p) (V_p^T V_b) V_b^T``.
     """
 
     def __init__(self, delta: Delta, solved: Solved) -> None:
+        self.terms = tuple(_terms(solved))
         self._delta = delta
         self._tall = delta.shape[0] >= delta.shape[1]
         self._dtype = solved.working
-        self._bands = [self._cast(vectors) for vectors in solved.vectors]
+        self._blocks = [self._cast(vectors) for vectors in solved.vectors]
         leading = None if solved.leading is None else solved.leading.vectors
         self._overlaps = [
-            np.empty((0, band.shape[1]), dtype=self._dtype)
+            np.empty((0, block.shape[1]), dtype=self._dtype)
             if leading is None
             else self._cast(leading.T @ vectors)
-            for band, vectors in zip(self._bands, solved.vectors, strict=True)
+            for block, vectors in zip(self._blocks, solved.vectors, strict=True)
         ]
-        parts = self._bands if leading is None else [*self._bands, self._cast(leading)]
-        self._stacked = np.concatenate(parts, axis=1)
-        self._widths = [band.shape[1] for band in self._bands]
-        self._transposed = [np.ascontiguousarray(band.T) for band in self._bands]
+        parts = self._blocks if leading is None else [*self._blocks, self._cast(leading)]
+        self._stacked = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        self._widths = [block.shape[1] for block in self._blocks]
+        self._transposed = [np.ascontiguousarray(block.T) for block in self._blocks]
         self._images = [] if self._tall else self._split(self._image_of_wide())
 
     def _cast(self, matrix: Matrix) -> Matrix:
@@ -171,7 +224,7 @@ class _Projector:
         return image
 
     def _split(self, image: Matrix) -> list[Matrix]:
-        """The image of each band without what the leading directions put into it."""
+        """The image of each block without what the leading directions put into it."""
         edges = np.cumsum([0, *self._widths])
         lead = image[:, edges[-1] :]
         images = [image[:, a:b] for a, b in pairwise(edges)]
@@ -180,8 +233,18 @@ class _Projector:
         return [part - lead @ overlap for part, overlap in zip(images, self._overlaps, strict=True)]
 
     def __call__(self, rows: slice) -> list[Matrix]:
-        """(rows, n) for each band."""
+        """(rows, n) for each term."""
         if self._tall:
             images = self._split(self._delta.rows(rows, self._dtype) @ self._stacked)
-            return [image @ band for image, band in zip(images, self._transposed, strict=True)]
-        return [band[rows] @ image.T for band, image in zip(self._bands, self._images, strict=True)]
+            return [
+                _weighted(images[term.block], term) @ self._transposed[term.block]
+                for term in self.terms
+            ]
+        return [
+            _weighted(self._blocks[term.block][rows], term) @ self._images[term.block].T
+            for term in self.terms
+        ]
+
+
+def _weighted(columns: Matrix, term: _Term) -> Matrix:
+    return columns if term.weights is None else columns * term.weights

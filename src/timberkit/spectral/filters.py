@@ -1,19 +1,29 @@
 """Singular values -> gains: every method that timberkit edits with, one function each.
 
 A refined weight is ``W_base + U diag(g * s) V^T`` where ``U diag(s) V^T`` is the delta. A method is
-therefore nothing but a rule that turns ``s`` into gains ``g``:
+therefore nothing but a rule that turns ``s`` into gains ``g`` (docs/methods.md has the reasons):
 
 | method            | gains                                                                   |
 |-------------------|-------------------------------------------------------------------------|
 | `timber`          | 1 for i < K, `lam` after, with K = ceil(eRank)                          |
 | `timber-l`        | 1 for i < K, 0 after                                                    |
+| `rank-cut`        | 1 for i < ceil(`scale` eRank), `lam` after                              |
+| `mp-cut`          | 1 above the Marchenko-Pastur edge, `lam` below                          |
+| `shrink`          | optimal shrinkage above that edge, 0 below (`denoise`)                  |
 | `truncate-rank`   | 1 for i < ceil(ratio * r), 0 after                                      |
 | `truncate-energy` | 1 up to the first i where the cumulated s^2 reaches `energy`, 0 after   |
+| `rank-one`        | 1 for i = 0, 0 after                                                    |
+| `leading`         | `gain` for i < `count`, or ceil(`share` r), 1 after                     |
+| `band`            | `gain` for `start` r <= i < `stop` r, 1 elsewhere                       |
+| `linear`          | `first` + (`last` - `first`) i / (r - 1)                                |
 | `merge`           | `mu` everywhere (needs no decomposition)                                |
+| `matched-merge`   | 1 - norm(correction of `of`) / norm(delta) everywhere                   |
+| `noise`           | 1, and noise of the norm of the correction of `of` is added             |
 
 A rule with a threshold also says whether the threshold is *certain*: the same for every spectrum
-within the given errors. ``refine`` solves again, more precisely, until all are.
-A new method is its parameters in ``timberkit.config``, one function here, and one test.
+within the given errors; a rule whose gains move with the values bounds what that does to the
+weight. ``refine`` solves again, more precisely, until neither shows.
+A new method is its parameters in ``timberkit.methods``, one function here, and one test.
 """
 
 from __future__ import annotations
@@ -25,7 +35,31 @@ from functools import singledispatch
 import numpy as np
 from numpy.typing import NDArray
 
-from timberkit.config import AnyVariant, Merge, Timber, TimberL, TruncateEnergy, TruncateRank
+from timberkit.methods import (
+    AnyVariant,
+    Band,
+    Edit,
+    Leading,
+    Linear,
+    MatchedMerge,
+    Merge,
+    MpCut,
+    Noise,
+    RankCut,
+    RankOne,
+    Shrink,
+    Timber,
+    TimberL,
+    TruncateEnergy,
+    TruncateRank,
+)
+from timberkit.spectral.denoise import (
+    NoiseLevel,
+    count_above_edge,
+    noise_level,
+    shrinkage,
+    shrinkage_error,
+)
 from timberkit.spectral.rank import (
     ceil_within_tolerance,
     effective_rank,
@@ -38,10 +72,14 @@ ENERGY_TOLERANCE = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """Singular values, descending (r,), and a bound on the error of each (r,)."""
+    """Singular values, descending (r,), and a bound on the error of each (r,).
+
+    ``shape`` is that of the matrix, min(shape) = r; only what compares with noise asks for it.
+    """
 
     singular_values: NDArray[np.float64]
     errors: NDArray[np.float64]
+    shape: tuple[int, int] | None = None
 
     @property
     def r(self) -> int:
@@ -49,17 +87,29 @@ class Spectrum:
         return int(self.singular_values.size)
 
     @classmethod
-    def exact(cls, singular_values: NDArray[np.float64]) -> Spectrum:
+    def exact(
+        cls, singular_values: NDArray[np.float64], shape: tuple[int, int] | None = None
+    ) -> Spectrum:
         """A spectrum taken at its word: all errors zero."""
-        return cls(singular_values, np.zeros_like(singular_values))
+        return cls(singular_values, np.zeros_like(singular_values), shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Gains:
-    """Gains (r,) and whether every spectrum within the errors gives the same."""
+    """Gains (r,) and whether every spectrum within the errors gives the same.
+
+    Attributes:
+        values: (r,).
+        certain: whether every threshold is the same for every spectrum within the errors.
+        error: bound on the Frobenius norm by which spectra within the errors, thresholds being
+            equal, move the weight; in the unit of the singular values.
+        noise: Frobenius norm of the noise to be added, in that unit.
+    """
 
     values: NDArray[np.float64]
     certain: bool = True
+    error: float = 0.0
+    noise: float = 0.0
 
     @property
     def constant(self) -> float | None:
@@ -86,7 +136,12 @@ def gains(variant: AnyVariant, spectrum: Spectrum) -> Gains:
         spectrum: singular values of the delta, descending, with error bounds.
 
     Returns:
-        Gains in [0, 1], one for each singular value. Cost: O(r).
+        Gains, one for each singular value: in [0, 1] but where parameters say otherwise.
+
+    Raises:
+        ValueError: a method that compares with noise, for a spectrum without a shape.
+
+    Cost: O(r).
 
     >>> from timberkit.config import Timber
     >>> gains(Timber(lam=0.5), Spectrum.exact(np.array([4.0, 1.0, 0.1]))).values.tolist()
@@ -95,15 +150,16 @@ def gains(variant: AnyVariant, spectrum: Spectrum) -> Gains:
     raise TypeError(f"no filter for {type(variant).__name__}")
 
 
-def _effective_rank_head(spectrum: Spectrum, tail_gain: float) -> Gains:
+def _effective_rank_head(spectrum: Spectrum, tail_gain: float, scale: float = 1.0) -> Gains:
     value = effective_rank(spectrum.singular_values)
     error = effective_rank_error(spectrum.singular_values, spectrum.errors)
-    certain = math.isfinite(error) and (
-        ceil_within_tolerance(value - error, spectrum.r)
-        == ceil_within_tolerance(min(value + error, spectrum.r), spectrum.r)
-    )
-    head = ceil_within_tolerance(value, spectrum.r)
-    return head_and_tail(spectrum.r, head, tail_gain, certain=certain)
+
+    def head(rank: float) -> int:
+        fewest = 1 if value > 0 else 0
+        return min(max(ceil_within_tolerance(scale * rank, spectrum.r), fewest), spectrum.r)
+
+    certain = math.isfinite(error) and head(value - error) == head(value + error)
+    return head_and_tail(spectrum.r, head(value), tail_gain, certain=certain)
 
 
 @gains.register
@@ -119,10 +175,51 @@ def timber_l(variant: TimberL, spectrum: Spectrum) -> Gains:
 
 
 @gains.register
+def rank_cut(variant: RankCut, spectrum: Spectrum) -> Gains:
+    """1 for i < ceil(``scale`` eRank), between 1 and r, ``lam`` after: Timber at ``scale`` 1."""
+    return _effective_rank_head(spectrum, variant.lam, variant.scale)
+
+
+def _level(spectrum: Spectrum) -> NoiseLevel:
+    if spectrum.shape is None:
+        raise ValueError("found a spectrum without a shape, expected that of its matrix")
+    return noise_level(spectrum.singular_values, spectrum.errors, spectrum.shape)
+
+
+@gains.register
+def mp_cut(variant: MpCut, spectrum: Spectrum) -> Gains:
+    """1 above the upper edge of noise with the delta's median, ``lam`` below: see ``denoise``.
+
+    A delta that is nothing but noise is multiplied by ``lam`` as a whole, one without noise (half
+    of its singular values vanish) kept.
+    """
+    values, errors = spectrum.singular_values, spectrum.errors
+    if values[0] == 0:
+        return Gains(np.ones(spectrum.r), certain=not errors.any())
+    head, certain = count_above_edge(values, errors, _level(spectrum))
+    return head_and_tail(spectrum.r, head, variant.lam, certain=certain)
+
+
+@gains.register
+def shrink(variant: Shrink, spectrum: Spectrum) -> Gains:
+    """Optimal shrinkage for Frobenius loss: Gavish & Donoho 2017, see ``denoise``."""
+    values, errors = spectrum.singular_values, spectrum.errors
+    if values[0] == 0:
+        return Gains(np.ones(spectrum.r), certain=not errors.any())
+    level = _level(spectrum)
+    error = shrinkage_error(values, errors, level)
+    return Gains(shrinkage(values, level), level.certain, error)
+
+
+@gains.register
 def truncate_rank(variant: TruncateRank, spectrum: Spectrum) -> Gains:
     """1 for i < ceil(ratio * r), 0 after: Truncate-R of arXiv 2509.23595, table 3."""
-    head = max(ceil_within_tolerance(variant.ratio * spectrum.r, 1), 1)
-    return head_and_tail(spectrum.r, head, 0.0)
+    return head_and_tail(spectrum.r, _share_of(variant.ratio, spectrum.r), 0.0)
+
+
+def _share_of(share: float, r: int) -> int:
+    """``ceil(share * r)``, at least 1."""
+    return max(ceil_within_tolerance(share * r, 1), 1)
 
 
 @gains.register
@@ -148,14 +245,81 @@ def truncate_energy(variant: TruncateEnergy, spectrum: Spectrum) -> Gains:
 
 
 @gains.register
+def rank_one(variant: RankOne, spectrum: Spectrum) -> Gains:
+    """1 for the leading direction, 0 for the others."""
+    return head_and_tail(spectrum.r, 1, 0.0)
+
+
+@gains.register
+def leading(variant: Leading, spectrum: Spectrum) -> Gains:
+    """``gain`` for i < ``count``, or ``ceil(share * r)``, 1 after."""
+    return _with_band(spectrum.r, 0, variant.count or _share_of(variant.share or 0.0, spectrum.r),
+                      variant.gain)  # fmt: skip
+
+
+@gains.register
+def band(variant: Band, spectrum: Spectrum) -> Gains:
+    """``gain`` for ``start * r <= i < stop * r``, 1 elsewhere; the band may hold no direction."""
+    start, stop = (ceil_within_tolerance(edge * spectrum.r, 1)
+                   for edge in (variant.start, variant.stop))  # fmt: skip
+    return _with_band(spectrum.r, start, stop, variant.gain)
+
+
+def _with_band(r: int, start: int, stop: int, gain: float) -> Gains:
+    values = np.ones(r)
+    values[start:stop] = gain
+    return Gains(values)
+
+
+@gains.register
+def linear(variant: Linear, spectrum: Spectrum) -> Gains:
+    """``first + (last - first) i / (r - 1)``; ``first`` where r is 1."""
+    return Gains(np.linspace(variant.first, variant.last, spectrum.r))
+
+
+@gains.register
 def merge(variant: Merge, spectrum: Spectrum) -> Gains:
     """``mu`` everywhere: plain interpolation, figure 6 of arXiv 2509.23595."""
     return Gains(np.full(spectrum.r, variant.mu))
 
 
-def constant_gain(variant: AnyVariant) -> float | None:
-    """The gain of a method that is the same for every spectrum, else None.
+def _correction(edit: Edit, spectrum: Spectrum) -> tuple[Gains, float, float]:
+    """Gains of an edit, the norm of what it changes, and a bound on the error of that norm."""
+    found = gains(edit, spectrum)
+    removed = 1.0 - found.values
+    norm = float(np.linalg.norm(removed * spectrum.singular_values))
+    return found, norm, float(np.linalg.norm(removed * spectrum.errors)) + found.error
 
-    Methods with a constant gain need no decomposition.
+
+@gains.register
+def matched_merge(variant: MatchedMerge, spectrum: Spectrum) -> Gains:
+    """``mu = 1 - ||correction|| / ||delta||`` everywhere: a merge that moves the weight as far.
+
+    Below 0, where the edit moves it further than Base is away.
     """
+    found, norm, error = _correction(variant.of, spectrum)
+    if found.constant is not None and found.constant <= 1.0:  # itself such a merge
+        return Gains(found.values, found.certain, found.error)
+    whole = float(np.linalg.norm(spectrum.singular_values))
+    share = norm / whole if whole else 0.0
+    error += share * float(np.linalg.norm(spectrum.errors))
+    return Gains(np.full(spectrum.r, 1.0 - share), found.certain, error)
+
+
+@gains.register
+def noise(variant: Noise, spectrum: Spectrum) -> Gains:
+    """1 everywhere, and noise of the norm of the correction of ``of`` (``noise``)."""
+    found, norm, error = _correction(variant.of, spectrum)
+    return Gains(np.ones(spectrum.r), found.certain, error, noise=norm)
+
+
+def constant_gain(variant: AnyVariant) -> float | None:
+    """The gain of a method that is the same for every spectrum, else None."""
+    if isinstance(variant, MatchedMerge):
+        return constant_gain(variant.of)
     return variant.mu if isinstance(variant, Merge) else None
+
+
+def needs_decomposition(variant: AnyVariant) -> bool:
+    """Whether a method has to see the singular values: all but merges and what is made of them."""
+    return constant_gain(variant.of if isinstance(variant, Noise) else variant) is None

@@ -124,6 +124,11 @@ def largest_of_noise(rows: int, columns: int) -> float:
     return math.sqrt((a + b) ** 2 + TRACY_WIDOM * (a + b) * (1 / a + 1 / b) ** (1 / 3))
 
 
+def median_of_noise(rows: int, columns: int) -> float:
+    """Median singular value of unit noise of this shape. Cost: a bisection."""
+    return float(noise_quantiles(rows, columns, 0.5))
+
+
 def measure_bulk(singular_values: NDArray[np.float64], rows: int, columns: int) -> BulkMeasurement:
     """Where a spectrum leaves the bulk of noise that has the same median.
 
@@ -144,7 +149,7 @@ def measure_bulk(singular_values: NDArray[np.float64], rows: int, columns: int) 
     if largest == 0.0:
         return BulkMeasurement(0.0, 0.0, 0, 0.0)
     values = np.where(singular_values > VALUE_FLOOR * largest, singular_values / largest, 0.0)
-    scale = float(np.median(values)) / float(noise_quantiles(rows, columns, 0.5))
+    scale = float(np.median(values)) / median_of_noise(rows, columns)
     outside = values > scale * largest_of_noise(rows, columns)
     squares = np.square(values)
     return BulkMeasurement(

@@ -12,8 +12,9 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from timberkit.config import AnyVariant
+from timberkit.config import AnyVariant, Noise
 from timberkit.spectral.filters import Spectrum, constant_gain, gains
+from timberkit.spectral.noise import NamedNoise
 
 if TYPE_CHECKING:
     import torch
@@ -43,21 +44,24 @@ class OracleResult:
 
 
 def oracle_refine(
-    base: torch.Tensor, instruct: torch.Tensor, variant: AnyVariant
+    base: torch.Tensor, instruct: torch.Tensor, variant: AnyVariant, *, name: str | None = None
 ) -> NDArray[np.float64]:
     """Refined weight before rounding: ``W_base + U diag(g * s) V^T`` in float64.
 
     Args:
         base, instruct: (m, n), any floating dtype, finite.
         variant: the method.
+        name: of the tensor, which decides what ``noise`` draws.
 
     Returns:
         (m, n) float64. Cost: a full float64 SVD.
     """
-    return consult(base, instruct, variant).weight
+    return consult(base, instruct, variant, name=name).weight
 
 
-def consult(base: torch.Tensor, instruct: torch.Tensor, variant: AnyVariant) -> OracleResult:
+def consult(
+    base: torch.Tensor, instruct: torch.Tensor, variant: AnyVariant, *, name: str | None = None
+) -> OracleResult:
     """``oracle_refine`` with the singular values (r,) of the delta and the gains (r,)."""
     base64, instruct64 = (np.asarray(w.double()) for w in (base, instruct))
     delta = instruct64 - base64
@@ -67,7 +71,12 @@ def consult(base: torch.Tensor, instruct: torch.Tensor, variant: AnyVariant) -> 
         blended = base64 + constant * delta if constant < 1.0 else instruct64
         return OracleResult(blended, None, None)
     left, values, right = singular_value_decomposition(delta)
-    found = gains(variant, Spectrum.exact(values)).values
+    found = gains(variant, Spectrum.exact(values, delta.shape))
     # The form with the fewer rounding errors, since most gains are 1: what is removed.
-    refined = instruct64 - (left * ((1.0 - found) * values)) @ right
-    return OracleResult(refined, values, found)
+    refined = instruct64 - (left * ((1.0 - found.values) * values)) @ right
+    if isinstance(variant, Noise):
+        if name is None:
+            raise ValueError("noise needs the name of the tensor")
+        drawn = np.concatenate([v for _, v in NamedNoise(variant.seed, name, delta.shape).blocks()])
+        refined = instruct64 + found.noise / np.linalg.norm(drawn) * drawn
+    return OracleResult(refined, values, found.values)

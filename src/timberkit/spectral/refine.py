@@ -8,20 +8,21 @@ takes rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from timberkit.config import AnyVariant, variant_name
+from timberkit.config import AnyVariant, Noise, variant_name
 from timberkit.dtypes import FLOATING, Raw, raw_dtype
 from timberkit.records import ChangeRecord, MatrixRecord
-from timberkit.spectral.assemble import Norms, Sink, Written, blended, filtered
+from timberkit.spectral.assemble import Norms, Sink, Written, blended, filtered, noised
 from timberkit.spectral.delta import PairDelta, Rows
-from timberkit.spectral.filters import constant_gain
+from timberkit.spectral.filters import Gains, Spectrum, constant_gain, needs_decomposition
 from timberkit.spectral.ladder import Solved, asked_for, solve
+from timberkit.spectral.noise import NamedNoise
 from timberkit.spectral.rank import (
     effective_rank,
     effective_rank_cut,
@@ -49,6 +50,7 @@ def refine_matrix(
     *,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
+    name: str | None = None,
 ) -> Refinement:
     """Refine one weight with several methods: ``W_base + U diag(g(s) * s) V^T`` for each.
 
@@ -57,6 +59,7 @@ def refine_matrix(
         variants: the methods, at least one.
         dtype: of the results; Instruct's when None. Rounded once, from the working precision.
         device: ``cpu``, or a torch device that takes the eigen-solve.
+        name: of the tensor, which decides what ``noise`` draws; other methods need none.
 
     Returns:
         The weights, (m, n) each, and a record of spectrum, route, and size of every change. A
@@ -65,11 +68,12 @@ def refine_matrix(
     Raises:
         SpectrumError: NaN or Inf in a weight.
         InputError: a result that overflows another ``dtype``.
-        ValueError: shapes that differ or are not 2-D, another dtype.
+        ValueError: shapes that differ or are not 2-D, another dtype, noise without a name.
 
     Cost: ``m n r`` flops for the Gram matrix, ``4/3 r^3`` for its reduction, ``4 m n k`` for the
-    projection on the ``k`` directions outside the widest band; memory 4 bytes an element for the
-    delta besides inputs and outputs (8 when a weight has 32 bits or more), and two r x r matrices.
+    projection on the ``k`` directions whose gains are not the commonest (``blocks``); memory 4
+    bytes an element for the delta besides inputs and outputs (8 when a weight has 32 bits or more),
+    and two r x r matrices, or six for the many directions of ``linear``.
 
     Source: eqs. 1 to 4 of arXiv 2509.23595; the solve is described in ``decompose``.
     """
@@ -80,7 +84,9 @@ def refine_matrix(
     first, second = StoredMatrix.of_tensor(base), StoredMatrix.of_tensor(instruct)
     _check_arguments(first, second, variants, out_dtype)
     weights = [np.empty(second.shape, dtype=raw_dtype(out_dtype)) for _ in variants]
-    record = refine_rows(first, second, variants, weights, dtype=out_dtype, device=device)
+    record = refine_rows(
+        first, second, variants, weights, dtype=out_dtype, device=device, name=name
+    )
     tensors = (torch.from_numpy(weight) for weight in weights)
     return Refinement(tuple(tensor.view(getattr(torch, out_dtype)) for tensor in tensors), record)
 
@@ -122,6 +128,7 @@ def refine_rows(
     *,
     dtype: str | None = None,
     device: str = "cpu",
+    name: str | None = None,
 ) -> MatrixRecord:
     """``refine_matrix`` on anything that gives raw blocks of rows, into anything that takes them.
 
@@ -134,8 +141,11 @@ def refine_rows(
     """
     out_dtype = instruct.dtype if dtype is None else dtype
     _check_arguments(base, instruct, variants, out_dtype)
-    if all(constant_gain(variant) is not None for variant in variants):
-        return _refine_by_constants(base, instruct, variants, sinks, out_dtype)
+    if name is None and any(isinstance(variant, Noise) for variant in variants):
+        raise ValueError("noise needs the name of the tensor")
+    output = _Output(base, instruct, tuple(variants), tuple(sinks), out_dtype, name or "")
+    if not any(map(needs_decomposition, variants)):
+        return _refine_by_constants(output)
     delta = PairDelta(base, instruct)
     if delta.scale == 0.0:
         written, norms = blended(base, instruct, [1.0] * len(variants), sinks, out_dtype)
@@ -145,7 +155,7 @@ def refine_rows(
         ]
         return _record(norms, "zero delta", 0.0, changes)
     found = solve(delta, asked_for(variants, instruct, out_dtype, delta.scale, device))
-    changes = _write(base, instruct, delta, found, variants, sinks, out_dtype)
+    changes = _write(output, delta, found)
     return _decomposed(_record(delta, found.route, _delta_norm(delta, found), changes), found)
 
 
@@ -179,66 +189,91 @@ def _check_arguments(
         raise ValueError("name at least one variant")
 
 
-def _refine_by_constants(
-    base: Rows,
-    instruct: Rows,
-    variants: Sequence[AnyVariant],
-    sinks: Sequence[Sink],
-    dtype: str,
-) -> MatrixRecord:
-    """Merges alone: one pass over the rows, no decomposition."""
-    gains = [gain for variant in variants if (gain := constant_gain(variant)) is not None]
-    written, norms = blended(base, instruct, gains, sinks, dtype)
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """What is written: the pair, each method with its sink, dtype and name of the result."""
+
+    base: Rows
+    instruct: Rows
+    variants: tuple[AnyVariant, ...]
+    sinks: tuple[Sink, ...]
+    dtype: str
+    name: str
+
+    def blend(self, gains: Mapping[int, float]) -> tuple[dict[int, Written], Norms]:
+        """Write those that have one gain for all directions, by their places."""
+        sinks = [self.sinks[i] for i in gains]
+        written, norms = blended(self.base, self.instruct, [*gains.values()], sinks, self.dtype)
+        return dict(zip(gains, written, strict=True)), norms
+
+    def add_noise(self, norms: Mapping[int, float]) -> dict[int, Written]:
+        """Write Instruct plus noise of these norms, by their places."""
+        results: dict[int, Written] = {}
+        seeds = {i: variant.seed for i, variant in enumerate(self.variants) if i in norms
+                 and isinstance(variant, Noise)}  # fmt: skip
+        for seed in sorted(set(seeds.values())):
+            places = [i for i in norms if seeds[i] == seed]
+            noise = NamedNoise(seed, self.name, self.instruct.shape)
+            sizes, sinks = [norms[i] for i in places], [self.sinks[i] for i in places]
+            written = noised(self.instruct, noise, sizes, sinks, self.dtype)
+            results |= zip(places, written, strict=True)
+        return results
+
+
+def _refine_by_constants(output: _Output) -> MatrixRecord:
+    """Merges and what is made of them alone: one pass over the rows, no decomposition."""
+    gains: dict[int, float] = {}
+    noisy: dict[int, float] = {}
+    for i, variant in enumerate(output.variants):
+        edit = variant.of if isinstance(variant, Noise) else variant
+        chosen = noisy if isinstance(variant, Noise) else gains
+        chosen[i] = 1.0 if (gain := constant_gain(edit)) is None else gain
+    written, norms = output.blend(gains)
+    corrections = {i: (1.0 - gain) * norms.delta_norm for i, gain in (gains | noisy).items()}
+    written |= output.add_noise({i: corrections[i] for i in noisy})
     changes = [
-        _change(variant, None, (1.0 - gain) * norms.delta_norm, result, norms)
-        for variant, gain, result in zip(variants, gains, written, strict=True)
+        _change(variant, None, corrections[i], written[i], norms)
+        for i, variant in enumerate(output.variants)
     ]
     route = "no decomposition" if norms.delta_norm else "zero delta"
     return _record(norms, route, norms.delta_norm, changes)
 
 
-def _write(
-    base: Rows,
-    instruct: Rows,
-    delta: PairDelta,
-    found: Solved,
-    variants: Sequence[AnyVariant],
-    sinks: Sequence[Sink],
-    dtype: str,
-) -> list[ChangeRecord]:
-    """Write every method's weight: those with one gain for all directions, then the others."""
-    results: dict[int, tuple[Written, int | None, float]] = {}
-    constants = [i for i, gain in enumerate(found.gains) if gain.constant is not None]
+def _write(output: _Output, delta: PairDelta, found: Solved) -> list[ChangeRecord]:
+    """Write every method's weight: those with one gain for all directions, noise, the others."""
+    corrections = [_correction(gain, found.spectrum) * delta.scale for gain in found.gains]
+    noisy = {i: corrections[i] for i, v in enumerate(output.variants) if isinstance(v, Noise)}
+    constants = {
+        i: gain.constant
+        for i, gain in enumerate(found.gains)
+        if gain.constant is not None and i not in noisy
+    }
+    written = output.add_noise(noisy)
     if constants:
-        gains = [float(found.gains[i].constant or 0.0) for i in constants]
-        written, _ = blended(base, instruct, gains, [sinks[i] for i in constants], dtype)
-        for i, gain, result in zip(constants, gains, written, strict=True):
-            # A filter that was found to keep every direction says so.
-            kept = found.spectrum.r if constant_gain(variants[i]) is None else None
-            results[i] = result, kept, (1.0 - gain) * _delta_norm(delta, found)
-    others = [i for i in range(len(variants)) if i not in results]
+        written |= output.blend(constants)[0]
+    others = [i for i in range(len(found.gains)) if i not in written]
     if others:
-        places = range(len(others))
-        chosen = [sinks[i] for i in others]
-        written = filtered(base, instruct, delta, found, places, chosen, dtype)
-        for place, (i, result) in enumerate(zip(others, written, strict=True)):
-            kept = sum(band.width for band in found.bands if band.gains[place] == 1.0)
-            results[i] = result, kept, _correction(delta, found, found.gains[i].values)
+        places, sinks = range(len(others)), [output.sinks[i] for i in others]
+        results = filtered(output.base, output.instruct, delta, found, places, sinks, output.dtype)
+        written |= zip(others, results, strict=True)
     return [
-        _change(variant, kept, correction, result, delta)
-        for variant, (result, kept, correction) in zip(
-            variants, (results[i] for i in range(len(variants))), strict=True
-        )
+        _change(variant, _kept(variant, found.gains[i]), corrections[i], written[i], delta)
+        for i, variant in enumerate(output.variants)
     ]
+
+
+def _kept(variant: AnyVariant, found: Gains) -> int | None:
+    return int((found.values == 1.0).sum()) if needs_decomposition(variant) else None
 
 
 def _delta_norm(delta: PairDelta, found: Solved) -> float:
     return float(np.linalg.norm(found.spectrum.singular_values)) * delta.scale
 
 
-def _correction(delta: PairDelta, found: Solved, gains: NDArray[np.float64]) -> float:
+def _correction(found: Gains, spectrum: Spectrum) -> float:
     """``||refined - instruct||_F``, by the singular values: no pass over the weights."""
-    return float(np.linalg.norm((1.0 - gains) * found.spectrum.singular_values)) * delta.scale
+    removed = float(np.linalg.norm((1.0 - found.values) * spectrum.singular_values))
+    return removed + found.noise  # one of the two is 0
 
 
 def _change(

@@ -24,7 +24,7 @@ from timberkit.spectral.delta import Delta, row_blocks
 from timberkit.spectral.filters import Spectrum
 
 SAFETY = 4.0
-"""Bound over the estimate of second-order theory, of which at most a twentieth was ever measured."""
+"""Bound over the estimate of second-order theory; at most a twentieth of it was ever measured."""
 DOUBLE_ROUNDOFF = 2.0**-53
 
 

@@ -28,6 +28,8 @@ def card(
     base: CardSource = HUB_BASE,
     instruct: CardSource = HUB_INSTRUCT,
     method: str = "timber",
+    explanation: str = "Keep the head.",
+    reference: str = "arXiv 2509.23595",
     licence: dict[str, str] | None = None,
     command: list[str] | None = None,
 ) -> ModelCard:
@@ -37,6 +39,8 @@ def card(
         base=base,
         instruct=instruct,
         method=method,
+        explanation=explanation,
+        reference=reference,
         parameters={"lam": 0.2},
         families=["attention", "ffn"],
         tool_version="1.0",
@@ -63,6 +67,8 @@ def test_hub_reads_the_front_matter(tmp_path: Path) -> None:
         "tags": ["timberkit", "timber"],
     }
     assert "| Parameters | lam = 0.2 |" in found.text
+    assert "| What it does | Keep the head. |" in found.text
+    assert "| Source | arXiv 2509.23595 |" in found.text
     assert "| Base revision | 0123abc |" in found.text
     assert "2509.23595" in found.text
 
@@ -94,6 +100,8 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     found = card(
         tmp_path,
         base=hostile,
+        explanation=HOSTILE,
+        reference=HOSTILE,
         licence={"license": HOSTILE, "license_link": "javascript:alert(1)\n"},
         command=["timberkit", "`" * 5, HOSTILE, "\n``````\n<script>"],
     )
@@ -110,7 +118,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
         assert "\u202e" not in text
         assert "<script>" not in text.replace("\\<script\\>", "")
     rows = [line for line in found.text.splitlines() if line.startswith("| ")]
-    assert [row.replace("\\|", "").count("|") for row in rows] == [3] * 9
+    assert [row.replace("\\|", "").count("|") for row in rows] == [3] * 11
 
 
 @given(st.text(max_size=300))

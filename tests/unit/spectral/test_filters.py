@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,14 @@ import pytest
 
 from timberkit.config import (
     AnyVariant,
+    Band,
+    Leading,
+    Linear,
+    MatchedMerge,
     Merge,
+    Noise,
+    RankCut,
+    RankOne,
     Timber,
     TimberL,
     TruncateEnergy,
@@ -21,6 +29,7 @@ from timberkit.spectral.filters import (
     constant_gain,
     gains,
     head_and_tail,
+    needs_decomposition,
 )
 from timberkit.spectral.rank import effective_rank
 
@@ -60,6 +69,100 @@ def test_gains_by_hand(variant: AnyVariant, expected: list[float]) -> None:
     found = gains(variant, exact(2.0, 2.0, 2.0, 0.0, 0.0))
     assert found.values.tolist() == expected
     assert found.certain
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        (RankCut(scale=1.0, lam=0.25), [1, 1, 1, 0.25, 0.25]),
+        (RankCut(scale=0.5, lam=0.25), [1, 1, 0.25, 0.25, 0.25]),
+        (RankCut(scale=1.5, lam=0.25), [1, 1, 1, 1, 1]),
+        (RankCut(scale=1e-6, lam=0.0), [1, 0, 0, 0, 0]),
+        (RankCut(scale=100.0, lam=0.0), [1, 1, 1, 1, 1]),
+        (RankOne(), [1, 0, 0, 0, 0]),
+        (Leading(count=2, gain=-3.0), [-3, -3, 1, 1, 1]),
+        (Leading(count=10**30, gain=0.5), [0.5] * 5),
+        (Leading(share=0.01, gain=2.0), [2, 1, 1, 1, 1]),
+        (Leading(share=0.4, gain=2.0), [2, 2, 1, 1, 1]),
+        (Leading(share=0.41, gain=2.0), [2, 2, 2, 1, 1]),
+        (Band(start=0.2, stop=0.6, gain=0.0), [1, 0, 0, 1, 1]),
+        (Band(start=0.21, stop=0.61, gain=0.0), [1, 1, 0, 0, 1]),
+        (Band(start=0.0, stop=1.0, gain=9.0), [9.0] * 5),
+        (Band(start=0.21, stop=0.22, gain=0.0), [1] * 5),
+        (Linear(first=1.0, last=0.0), [1, 0.75, 0.5, 0.25, 0]),
+        (Linear(first=-2.0, last=2.0), [-2, -1, 0, 1, 2]),
+        (Linear(first=0.3, last=0.3), [0.3] * 5),
+    ],
+)
+def test_gains_of_edits_beyond_the_paper_by_hand(
+    variant: AnyVariant, expected: list[float]
+) -> None:
+    found = gains(variant, exact(2.0, 2.0, 2.0, 0.0, 0.0))
+    assert found.values.tolist() == expected
+    assert (found.certain, found.error, found.noise) == (True, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "r", "span"),
+    [
+        (0.07, 0.29, 100, (7, 29)),  # 7.000000000000001 and 28.999999999999996 in floats
+        (0.1, 0.55, 100, (10, 55)),
+        (1 / 3, 2 / 3, 3, (1, 2)),
+    ],
+)
+def test_the_ends_of_a_band_are_met_despite_floats(
+    start: float, stop: float, r: int, span: tuple[int, int]
+) -> None:
+    found = gains(Band(start=start, stop=stop, gain=0.0), exact(*np.linspace(2, 1, r))).values
+    assert np.flatnonzero(found == 0.0).tolist() == [*range(*span)]
+
+
+def test_bands_that_adjoin_treat_every_direction_once() -> None:
+    edges = np.linspace(0.0, 1.0, 8)
+    spectrum = exact(*np.linspace(2, 1, 50))
+    treated = sum(
+        (gains(Band(start=a, stop=b, gain=0.0), spectrum).values == 0.0).astype(int)
+        for a, b in itertools.pairwise(edges)
+    )
+    assert treated.tolist() == [1] * 50
+
+
+def test_rank_cut_of_scale_one_is_timber_and_is_doubted_like_it() -> None:
+    for spectrum in (exact(9.0, 3.0, 1.0, 0.1), blurred([1.0, 1.0, 1.0, 1e-7, 0.0], 1e-6)):
+        one, other = gains(RankCut(scale=1, lam=0.3), spectrum), gains(Timber(lam=0.3), spectrum)
+        assert one.values.tolist() == other.values.tolist()
+        assert one.certain == other.certain
+    # A cut at both ends is the same for whatever effective rank.
+    assert gains(RankCut(scale=100), blurred([1.0, 1.0, 1.0, 1e-7, 0.0], 1e-6)).certain
+
+
+def test_a_matched_merge_has_the_correction_of_its_edit_and_noise_too() -> None:
+    spectrum = exact(5.0, 2.0, 1.0, 0.5)
+    for edit in (
+        Timber(lam=0.2),
+        RankOne(),
+        Leading(count=1, gain=-4.0),
+        Linear(first=3.0, last=-3.0),
+    ):
+        removed = (1.0 - gains(edit, spectrum).values) * spectrum.singular_values
+        merged = gains(MatchedMerge(of=edit), spectrum)
+        assert merged.constant is not None
+        moved = (1.0 - merged.constant) * np.linalg.norm(spectrum.singular_values)
+        assert moved == pytest.approx(np.linalg.norm(removed))
+        noisy = gains(Noise(of=edit), spectrum)
+        assert noisy.noise == pytest.approx(np.linalg.norm(removed))
+        assert noisy.constant == 1.0
+    assert gains(MatchedMerge(of=Merge(mu=0.7)), spectrum).constant == 0.7
+    assert gains(MatchedMerge(of=Linear(first=2, last=2)), spectrum).constant == 0.0
+
+
+def test_a_control_doubts_what_its_edit_doubts_and_bounds_the_rest() -> None:
+    values = [1.0, 1.0, 1.0, 1e-7, 0.0]
+    for kind in (MatchedMerge, Noise):
+        assert not gains(kind(of=TimberL()), blurred(values, 1e-6)).certain
+        far = gains(kind(of=TimberL()), blurred([1.0, 1.0, 1.0, 0.2, 0.0], 1e-6))
+        assert far.certain
+        assert 1e-6 <= far.error < 1e-5
 
 
 def test_cut_is_the_ceiling_of_the_effective_rank() -> None:
@@ -199,6 +302,10 @@ def test_rules_that_look_at_no_value_are_certain_whatever_the_errors() -> None:
 
 def test_constant_gain_is_known_without_a_spectrum_for_merges_only() -> None:
     assert constant_gain(Merge(mu=0.25)) == 0.25
+    assert constant_gain(MatchedMerge(of=Merge(mu=0.25))) == 0.25
+    assert constant_gain(Noise(of=Merge(mu=0.25))) is None
+    assert not needs_decomposition(Noise(of=Merge(mu=0.25)))
+    assert needs_decomposition(Noise(of=TimberL()))
     assert [constant_gain(variant) for variant in METHODS[:4]] == [None] * 4
 
 

@@ -1,0 +1,183 @@
+"""Methods and the texts that name them: ranges, nesting, names, and a line each in the docs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from timberkit.config import build_recipe, read_recipe_fields
+from timberkit.errors import RecipeError
+from timberkit.methods import (
+    METHODS,
+    PARAMETERS,
+    AnyVariant,
+    Band,
+    Leading,
+    Linear,
+    MatchedMerge,
+    Merge,
+    MpCut,
+    Noise,
+    RankCut,
+    RankOne,
+    Shrink,
+    Timber,
+    TimberL,
+    explanation,
+    parameters_shown,
+    parse_variant,
+    variant_name,
+    variant_text,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES: list[tuple[str, AnyVariant, str]] = [
+    ("rank-cut:scale=0.8", RankCut(scale=0.8, lam=0.2), "rank-cut_scale0.8_lam0.2"),
+    ("mp-cut", MpCut(lam=0.2), "mp-cut_lam0.2"),
+    ("shrink", Shrink(), "shrink"),
+    ("rank-one:", RankOne(), "rank-one"),
+    ("leading:count=8,gain=0.5", Leading(count=8, gain=0.5), "leading_count8_gain0.5"),
+    ("leading:gain=-2,share=0.05", Leading(share=0.05, gain=-2), "leading_share0.05_gain-2"),
+    (
+        "band:start=0.25,stop=0.5,gain=-0.0",
+        Band(start=0.25, stop=0.5, gain=0),
+        "band_start0.25_stop0.5_gain0",
+    ),
+    ("linear:first=1,last=0.2", Linear(first=1, last=0.2), "linear_first1_last0.2"),
+    (
+        "matched-merge:of=timber",
+        MatchedMerge(of=Timber(lam=0.2)),
+        "matched-merge_of_timber_lam0.2",
+    ),
+    ("noise:of=timber-l", Noise(seed=0, of=TimberL()), "noise_seed0_of_timber-l"),
+    (
+        "noise:seed=3,of=leading:count=1,gain=2",
+        Noise(seed=3, of=Leading(count=1, gain=2)),
+        "noise_seed3_of_leading_count1_gain2",
+    ),
+    ("noise:of=merge:mu=0.8", Noise(of=Merge(mu=0.8)), "noise_seed0_of_merge_mu0.8"),
+]
+
+
+def recipe(variant: Any) -> Any:
+    return build_recipe({"base": "a/b", "instruct": "a/c", "variants": [variant]})
+
+
+@pytest.mark.parametrize(("text", "variant", "name"), EXAMPLES)
+def test_text_object_and_mapping_of_a_variant_are_equal(
+    text: str, variant: AnyVariant, name: str
+) -> None:
+    assert parse_variant(text) == variant
+    assert parse_variant(variant_text(variant)) == variant
+    assert variant_name(variant) == name
+    spellings = [text, variant, variant.model_dump(), variant.model_dump(mode="json")]
+    assert len({recipe(spelling).digest() for spelling in spellings}) == 1
+
+
+def test_an_edit_inside_a_mapping_may_be_a_text_or_a_mapping(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "base: a/b\ninstruct: a/c\nvariants:\n"
+        "  - {method: noise, seed: 1, of: {method: timber, lam: 0.5}}\n"
+        "  - {method: noise, seed: 2, of: 'timber:lam=0.5'}\n"
+    )
+    first, second = build_recipe(read_recipe_fields(path)).variants
+    assert first == Noise(seed=1, of=Timber(lam=0.5))
+    assert second == Noise(seed=2, of=Timber(lam=0.5))
+
+
+def test_flat_fields_of_a_recipe_name_any_method() -> None:
+    flat = {"base": "a/b", "instruct": "a/c", "method": "leading", "count": 2, "gain": 0.5}
+    assert build_recipe(flat).variants == (Leading(count=2, gain=0.5),)
+    nested = {"base": "a/b", "instruct": "a/c", "method": "noise", "of": "timber-l"}
+    assert build_recipe(nested).variants == (Noise(of=TimberL()),)
+    assert set(PARAMETERS) >= {"method", "lam", "mu", "of", "seed", "count", "first"}
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("rank-cut", "scale: Field required"),
+        ("rank-cut:scale=0", "scale"),
+        ("rank-cut:scale=101", "scale"),
+        ("rank-cut:scale=1,lam=1.1", "lam"),
+        ("mp-cut:lam=-0.1", "lam"),
+        ("shrink:lam=0.2", "lam: Extra inputs"),
+        ("rank-one:gain=1", "gain: Extra inputs"),
+        ("leading:gain=0.5", "expected either count or share"),
+        ("leading:count=2,share=0.1,gain=0.5", "expected either count or share"),
+        ("leading:count=2", "gain: Field required"),
+        ("leading:count=0,gain=1", "count"),
+        ("leading:count=1.5,gain=1", "count"),
+        ("leading:share=1.5,gain=1", "share"),
+        ("leading:count=1,gain=10.1", "gain"),
+        ("leading:count=1,gain=nan", "gain"),
+        ("leading:count=1,gain=inf", "gain"),
+        ("band:start=0.5,stop=0.5,gain=1", "expected start below"),
+        ("band:start=0.6,stop=0.5,gain=1", "expected start below"),
+        ("band:start=-0.1,stop=0.5,gain=1", "start"),
+        ("band:start=0.1,stop=1.5,gain=1", "stop"),
+        ("band:start=0.1,stop=0.5,gain=-11", "gain"),
+        ("linear:first=1", "last: Field required"),
+        ("linear:first=-10.5,last=1", "first"),
+        ("noise", "of: Field required"),
+        ("noise:of=", "of: expected an edit"),
+        ("noise:seed=-1,of=timber", "seed"),
+        ("noise:seed=0.5,of=timber", "seed"),
+        ("noise:of=timber,seed=1", "as the last part"),
+        ("noise:of=timber:lam=2", "lam"),
+        ("matched-merge:of=noise:of=timber", "of: expected an edit"),
+        ("noise:" + "of=noise:" * 5_000, "of: expected an edit"),
+        ("timber:of=timber", "of: Extra inputs"),
+    ],
+)
+def test_unreadable_variants_are_refused_saying_what_is_wrong(text: str, part: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_variant(text)
+    assert repr(text) in str(caught.value)
+    assert part in str(caught.value)
+    with pytest.raises(RecipeError):
+        recipe(text)
+
+
+def test_a_control_of_a_control_is_refused_in_a_mapping_too() -> None:
+    deep: Any = {"method": "noise"}
+    for _ in range(200):
+        deep = {"method": "noise", "of": deep}
+    with pytest.raises(RecipeError, match="'noise'"):
+        recipe(deep)
+
+
+def test_the_gains_zero_and_minus_zero_have_one_name() -> None:
+    for kind in (Band(start=0, stop=1, gain=-0.0), Leading(count=1, gain=-0.0)):
+        assert variant_name(kind).endswith("gain0")
+    assert variant_name(Linear(first=-0.0, last=0.0)) == "linear_first0_last0"
+
+
+def test_what_a_method_does_is_said_in_one_plain_sentence() -> None:
+    for kind in METHODS.values():
+        said = explanation(kind.model_construct())
+        assert said.endswith(".")
+        assert "`" not in said
+        assert "\n" not in said
+        assert len(said) < 150
+    assert parameters_shown(Noise(of=Timber())) == {"seed": "0", "of": "timber:lam=0.2"}
+
+
+def test_every_method_has_a_line_in_the_docs_with_its_source_and_an_example_that_works() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.splitlines()
+        if re.match(r"\| `[a-z-]+` \|", line)
+    ]
+    assert {row[0].strip("`") for row in rows} == set(METHODS)
+    for name, _, _, source, example in rows:
+        variant = parse_variant(example.strip("`"))
+        assert variant.method == name.strip("`")
+        assert source == type(variant).source
+    for parameter in set(PARAMETERS) - {"method"}:
+        assert f"`{parameter}`" in page or f"`{parameter}=" in page, parameter
