@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from timberkit.cli_analyze import analyze
+from timberkit.cli_compare import compare
+from timberkit.cli_eval import evaluate
 from timberkit.cli_options import (
     EXIT_CODES,
     Base,
@@ -42,7 +44,7 @@ from timberkit.cli_options import (
     stoppable,
 )
 from timberkit.cli_report import report
-from timberkit.config import RefineRecipe, build_recipe, read_recipe_fields
+from timberkit.config import PARAMETERS, RefineRecipe, build_recipe, read_recipe_fields
 from timberkit.engine.fork_server import start_early
 from timberkit.errors import (
     EXIT_CHECK_FAILED,
@@ -73,14 +75,14 @@ def _recipe(
     fields = {} if config is None else read_recipe_fields(config)
     given = {name: value for name, value in flags.items() if value is not None}
     given |= {k: v for k, v in (("base", base), ("instruct", instruct)) if v is not None}
-    method = {k for k in ("method", "lam", "mu", "ratio", "energy") if k in given}
+    method = {name for name in PARAMETERS if name in given}
     if method and "variants" in given:
         raise RecipeError(
             "--variant and --method: expected one of the two; write the parameters into the"
             " variant, such as --variant timber:lam=0.5"
         )
     if method or "variants" in given:
-        for name in ("variants", "method", "lam", "mu", "ratio", "energy"):
+        for name in ("variants", *PARAMETERS):
             fields.pop(name, None)
     fields = merged(fields, given, command="refine")
     return build_recipe(fields, where="recipe" if config is None else str(config))
@@ -123,6 +125,7 @@ def refine(
     timberkit refine org/model-base org/model -o refined
     timberkit refine BASE INSTRUCT -o OUT --lam 0.5 --layers 4-20
     timberkit refine BASE INSTRUCT -o OUT --variant timber-l --variant merge:mu=0.8
+    timberkit refine BASE INSTRUCT -o OUT --variant timber --variant noise:seed=1,of=timber
     timberkit refine --config recipe.yaml -o OUT
     """
     recipe = _recipe(
@@ -223,6 +226,8 @@ def verify(
 
 
 app.command(epilog=EXIT_CODES)(analyze)
+app.command("eval", epilog=EXIT_CODES)(evaluate)
+app.command(epilog=EXIT_CODES)(compare)
 app.command(epilog=EXIT_CODES)(report)
 
 

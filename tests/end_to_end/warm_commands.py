@@ -21,7 +21,7 @@ from typing import Any
 
 COMMANDS = (
     *("cli", "terminal", "checkpoint.stage", "engine.estimate", "engine.run", "engine.verify"),
-    "study.analysis",
+    *("study.analysis", "evaluation.run", "evaluation.server_model", "terminal_eval"),
 )
 
 
