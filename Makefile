@@ -21,8 +21,9 @@ test: $(STAMP)  ## run the tests
 check: $(STAMP) ## lint, format, types, layer contract
 	scripts/check
 
-bench: $(STAMP) ## measure against the published algorithm (minutes), write docs/performance.md
+bench: $(STAMP) ## measure refining and evaluating (half an hour), write docs/performance.md
 	$(BIN)/python benchmarks/refine.py --model qwen3-0.6b --scaling --write-docs $(BENCH_ARGS)
+	$(BIN)/python benchmarks/evaluation.py --agreement --write-docs
 
 sapling: $(STAMP) ## train the embedded pair again, into build/sapling (about half an hour)
 	$(BIN)/python -m timberkit.sapling.training --output build/sapling
