@@ -11,6 +11,7 @@
 ``beta_binomial``   a two-parameter model of a Pass@k curve
 ``bands``           whether counts agree with known probabilities
 ``distributions``   binomial, hypergeometric, sums of binomials
+``macro``           means over several benchmarks
 ``exact``           Pass@k where the probabilities are known
 ``summary``         means and verdicts of measured weights
 ==================  ===========================================================================
