@@ -31,7 +31,8 @@ def rollout(problem: str, number: int, *, correct: bool, **fields: Any) -> Rollo
 def test_mean_and_pass_at_k_are_those_of_the_counts() -> None:
     found = summary(
         rollout("a", 1, correct=True),
-        rollout("a", 2, correct=False),
+        rollout("a", 2, correct=False, answer=None),
+        # Cut off is not a failure of form.
         rollout("b", 1, correct=False, stop="length", answer=None),
         rollout("b", 2, correct=False, answer=None, error="500", output_tokens=None),
     )
