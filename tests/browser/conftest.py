@@ -46,9 +46,12 @@ def chromium() -> str:
     return str(found)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def playwright() -> Iterator[Any]:
-    """The driver; its package brings no browser of its own."""
+    """The driver; its package brings no browser of its own.
+
+    While it lives, this thread has a running event loop, which no other test is to meet.
+    """
     try:
         from playwright import sync_api
     except ImportError:
@@ -71,7 +74,7 @@ class Watched:
         return [url for url in self.requests if not url.startswith(("file:", "data:", "blob:"))]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def open_page(
     chromium: str, playwright: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Watched]]:
@@ -126,14 +129,14 @@ def two_runs(analysis: Analysis, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return write_page([analysis, other], path, published=published())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page whose every name comes from a stranger who means harm."""
     path = tmp_path_factory.mktemp("page") / "hostile.html"
     return write_page([hostile_analysis()], path, published=published())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shown(open_page: Callable[..., Watched], one_run: Path) -> Watched:
     """The page of one run, opened once; tests leave it as they found it."""
     return open_page(one_run)

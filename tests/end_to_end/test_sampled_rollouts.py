@@ -31,7 +31,6 @@ from timberkit.metrics import binomial_band
 
 pytest.importorskip("inspect_ai")
 from inspect_ai.model import GenerateConfig, ModelOutput
-from running import run_apart
 
 PROBLEMS = sapling.load_problems(n=20)
 ROLLOUTS = 32
@@ -58,7 +57,7 @@ def asked(model: OpenModel, rollouts: int, *, raw: bool = False) -> list[list[Mo
         finally:
             await made.api.aclose()
 
-    return run_apart(run())
+    return asyncio.run(run())
 
 
 def counts(outputs: list[list[ModelOutput]]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import sys
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import run_apart
 from safetensors.torch import load_file, save_file
 
 from timberkit.errors import CheckpointError, MissingExtraError, SourceError, UsageError
@@ -42,10 +42,10 @@ def test_a_folder_is_opened_asked_and_closed() -> None:
     with open_model(parse_model("x=sapling:instruct"), options=BackendOptions(device="cpu")) as it:
         assert (it.source.name, it.fingerprint["dtype"]) == ("x", "float64")
         model = it.inspect_model(sampling, raw=False)
-        output = run_apart(model.generate(PUZZLE))
+        output = asyncio.run(model.generate(PUZZLE))
     assert output.stop_reason == "stop"
     with pytest.raises(ValueError, match="closed"):
-        run_apart(model.generate(PUZZLE))
+        asyncio.run(model.generate(PUZZLE))
 
 
 def test_sapling_is_sampled_as_its_generation_config_says() -> None:
@@ -159,7 +159,7 @@ def test_a_model_without_a_template_is_asked_raw_only(copied: Path) -> None:
         with pytest.raises(UsageError, match="--raw m"):
             model.inspect_model(Sampling(), raw=False)
         assert not model.opens_reasoning(Sampling(), raw=False)
-        output = run_apart(model.inspect_model(Sampling(max_tokens=4), raw=True).generate(PUZZLE))
+        output = asyncio.run(model.inspect_model(Sampling(max_tokens=4), raw=True).generate(PUZZLE))
     assert output.usage is not None
     assert output.usage.output_tokens <= 4
 

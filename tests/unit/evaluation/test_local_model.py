@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import shutil
@@ -19,7 +20,6 @@ from timberkit.sapling import instruct_folder
 
 pytest.importorskip("inspect_ai")
 from inspect_ai.model import ChatMessageUser, GenerateConfig
-from running import run_apart
 
 from timberkit.evaluation.loading import load_model
 from timberkit.evaluation.local_engine import LocalEngine
@@ -129,7 +129,7 @@ def test_without_a_seed_answers_differ(engine: LocalEngine) -> None:
 def test_inspect_asks_it_as_any_model(engine: LocalEngine) -> None:
     config = GenerateConfig(temperature=0.0, max_tokens=32, max_connections=4)
     model = inspect_model(engine, "tuned", config, raw=False)
-    output = run_apart(model.generate(PUZZLE, config=GenerateConfig(seed=1)))
+    output = asyncio.run(model.generate(PUZZLE, config=GenerateConfig(seed=1)))
     assert str(model) == "timberkit/tuned"
     assert output.completion == chat(engine, temperature=0.0).result(60).text
     assert output.stop_reason == "stop"
@@ -142,7 +142,7 @@ def test_top_k_and_min_p_arrive_through_extra_body(engine: LocalEngine) -> None:
     for body in ({"top_k": 1}, {"min_p": 1.0}):
         config = GenerateConfig(temperature=1.5, max_tokens=32, extra_body=body)
         model = inspect_model(engine, "m", config, raw=False)
-        assert run_apart(model.generate([ChatMessageUser(content=PUZZLE)])).completion == greedy
+        assert asyncio.run(model.generate([ChatMessageUser(content=PUZZLE)])).completion == greedy
 
 
 def test_a_cancelled_request_leaves_the_others_alone(engine: LocalEngine) -> None:

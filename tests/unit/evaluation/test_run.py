@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import run_apart
 from stub_models import StubModel, some_right, stub_opened
 
 from timberkit.errors import (
@@ -377,7 +376,7 @@ def test_notebook_with_an_event_loop_may_evaluate(tmp_path: Path, stub: StubMode
     async def cell() -> Any:
         return run(tmp_path / "run", rollouts=1)
 
-    assert run_apart(cell()).new == 3
+    assert asyncio.run(cell()).new == 3
 
 
 def test_grader_that_cannot_start_is_said_before_anything_is_asked(

@@ -19,7 +19,6 @@ from timberkit.evaluation.models import parse_model
 
 pytest.importorskip("inspect_ai")
 from inspect_ai.model import GenerateConfig
-from running import run_apart
 
 from timberkit.evaluation.server_model import Server, find_server
 from timberkit.evaluation.server_probe import is_loopback
@@ -130,7 +129,7 @@ def ask(server: Server, count: int = 1, *, raw: bool = False, **config: Any) -> 
         finally:
             await model.api.aclose()
 
-    return run_apart(run())
+    return asyncio.run(run())
 
 
 @pytest.fixture
