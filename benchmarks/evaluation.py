@@ -39,7 +39,7 @@ from rich.table import Table
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "evaluate.md"
 SIZES = (1_000, 10_000)
 MOST_MILLISECONDS, MOST_GROWTH = 25.0, 1.25
-"""What was asked: a rollout of the longer texts, and peak memory at ten times the rollouts."""
+"""What is asked of a rollout more, and of peak memory at ten times the rollouts."""
 PROBLEMS, ROLLOUTS, CONFIDENCE = 100, 128, 0.999
 
 
@@ -411,7 +411,8 @@ def write_docs(result: dict[str, Any], command: str, page: Path = PAGE) -> None:
     """Rewrite what stands between the markers of a page."""
     machine = result["machine"]
     lines = [
-        f"{result['date']}, `{command}`, {machine['processor']}, {machine['cores']} cores.",
+        f"{result['date']}, `{command}`, {machine['processor']}, {machine['cores']} cores, load"
+        f" before the start {result['load_before']:.1f}.",
         "",
     ]
     for title, columns, rows in all_tables(result):

@@ -6,8 +6,8 @@
 A run folder is continued by asking for it again: rollouts that are there stay, those that are
 lacking are asked, requests that failed for good are sent again. Models are open one at a time.
 inspect_ai supplies the clients of models (with their retries) and the logs; what its own
-``eval_set`` keeps in memory for each sample, writes to the home folder or reads from ``.env`` files
-and the environment has no part in this.
+``eval_set`` writes to the home folder or reads from ``.env`` files and the environment has no part
+in this.
 """
 
 from __future__ import annotations
