@@ -6,9 +6,9 @@
     timberkit.verify("OUT").passed
     timberkit.effective_rank([3.0, 1.0, 0.5])
 
-Files: ``plan``, ``refine``, ``verify``, ``analyze``, ``read_analysis``. In memory:
-``refine_state_dicts``, ``refine_matrix``, ``spectrum``, ``effective_rank``. Every error is a
-``timberkit.errors.TimberkitError``.
+Files: ``plan``, ``refine``, ``verify``, ``analyze``, ``read_analysis``, ``evaluate``,
+``read_rollouts``. In memory: ``refine_state_dicts``, ``refine_matrix``, ``spectrum``,
+``effective_rank``. Every error is a ``timberkit.errors.TimberkitError``.
 Names are loaded when first used, so that importing this package costs nothing.
 """
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from timberkit.engine.in_memory import refine_state_dicts
     from timberkit.engine.run import RefineResult, plan, refine
     from timberkit.engine.verify import VerifyReport, verify
+    from timberkit.evaluation.run import evaluate
+    from timberkit.rollouts import read_rollouts
     from timberkit.spectral.rank import effective_rank
     from timberkit.spectral.refine import refine_matrix, spectrum
     from timberkit.study.analysis import analyze
@@ -33,8 +35,10 @@ _HOMES = {
     "VerifyReport": "timberkit.engine.verify",
     "analyze": "timberkit.study.analysis",
     "effective_rank": "timberkit.spectral.rank",
+    "evaluate": "timberkit.evaluation.run",
     "plan": "timberkit.engine.run",
     "read_analysis": "timberkit.engine.analysis_files",
+    "read_rollouts": "timberkit.rollouts",
     "refine": "timberkit.engine.run",
     "refine_matrix": "timberkit.spectral.refine",
     "refine_state_dicts": "timberkit.engine.in_memory",
@@ -48,8 +52,10 @@ __all__ = [
     "VerifyReport",
     "analyze",
     "effective_rank",
+    "evaluate",
     "plan",
     "read_analysis",
+    "read_rollouts",
     "refine",
     "refine_matrix",
     "refine_state_dicts",
