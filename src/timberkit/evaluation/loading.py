@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 # What transformers raises for a folder it cannot load: it has no error of its own.
 _FAILURES = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError)
 _SHOWN = 3
+LANGUAGE_MODEL = (
+    "expected a language model that it knows without code of its own; else serve the model, and"
+    " give the server's address"
+)
+"""What ``transformers_quietly`` wants unless told otherwise."""
 
 SMALL = 10_000_000
 """So small a model is computed in float64 on the CPU: then answers do not depend on the batch."""
@@ -64,9 +69,9 @@ def load_model(folder: Path, *, dtype: str | None = None, device: str = "cpu") -
     return found
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path, *, wanted: str = LANGUAGE_MODEL) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder, its chat template included; errors as ``load_model``."""
-    with transformers_quietly(folder) as transformers:
+    with transformers_quietly(folder, wanted) as transformers:
         tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
@@ -74,8 +79,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 @contextmanager
-def transformers_quietly(folder: Path) -> Iterator[Any]:
-    """The library, quiet; what it raises for a folder it cannot load becomes one InputError."""
+def transformers_quietly(folder: Path, wanted: str = LANGUAGE_MODEL) -> Iterator[Any]:
+    """The library, quiet; what it raises for a folder it cannot load becomes one InputError.
+
+    ``wanted`` ends its message: what was expected, and what to do.
+    """
     try:
         import transformers
         from transformers.utils import logging
@@ -90,8 +98,7 @@ def transformers_quietly(folder: Path) -> Iterator[Any]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{folder.name}: transformers {transformers.__version__} cannot load it:"
-            f" {reason[:300]}; expected a language model that it knows without code of its own;"
-            " else serve the model, and give the server's address"
+            f" {reason[:300]}; {wanted}"
         ) from None
     finally:
         logging.set_verbosity(shown)

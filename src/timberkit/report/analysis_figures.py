@@ -7,25 +7,22 @@ Drawn for paper: white ground, text as text, colours that colour-blind readers t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from timberkit.errors import MissingExtraError
 from timberkit.measurements import Analysis, WeightMeasurement
+from timberkit.report.drawing import figure_label, figure_style, save_figure
 from timberkit.report.groups import Module, layers_of, median, modules_of, typical
 from timberkit.report.null_curve import null_singular_values
 from timberkit.report.page_data import RATIOS
 from timberkit.report.page_spectra import thinned
-from timberkit.report.text import visible
 
 COLOURS = {"base": "#0072b2", "instruct": "#c4540a", "delta": "#00795a"}
 MARKERS = {"base": "o", "instruct": "s", "delta": "D"}
 NOISE, EDGE = "#555c61", "#8a3ffc"
-PNG_DPI = 200
 MOST_PANELS = 12
 
 
@@ -51,46 +48,16 @@ def analysis_figures(analysis: Analysis, folder: Path) -> list[Path]:
         "delta_spectra": _delta_spectra,
     }
     written = []
-    with _style() as new_figure:
+    with figure_style() as new_figure:
         for name, draw in drawings.items():
             figure = new_figure()
             if draw(figure, modules):
-                for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-                    path = folder / f"{name}.{suffix}"
-                    figure.savefig(
-                        path, format=suffix, dpi=PNG_DPI, facecolor="white", metadata=metadata
-                    )
-                    written.append(path)
+                written += save_figure(figure, folder / name)
     return written
 
 
-@contextmanager
-def _style() -> Iterator[Callable[[], Any]]:
-    """Settings that make figures alike, and equal ones equal bytes; yields a maker of them."""
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", extra="report") from None
-    settings: Any = {
-        "svg.hashsalt": "timberkit",
-        "svg.fonttype": "none",
-        # A dollar sign in the name of a tensor is no formula.
-        "text.parse_math": False,
-        "font.size": 9,
-        "axes.titlesize": 9,
-        "axes.titlelocation": "left",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.linewidth": 0.6,
-    }
-    with mpl.rc_context(settings):
-        yield lambda: Figure(layout="constrained")
-
-
 def _label(text: str) -> str:
-    """A label in letters that every font has; a missing one would warn and show a box."""
-    return visible(text.encode("ascii", "backslashreplace").decode("ascii"), longest=24)
+    return figure_label(text, longest=24)
 
 
 def _effective_rank(figure: Any, modules: Sequence[Module]) -> bool:

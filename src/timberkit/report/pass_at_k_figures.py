@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from timberkit.errors import MissingExtraError
 from timberkit.metrics import Interval
-from timberkit.report.text import visible
+from timberkit.report.drawing import figure_label, figure_style, save_figure
 
 COLOURS = ("#0072b2", "#c4540a", "#00795a", "#8a3ffc", "#a6761d", "#cc3377", "#3b9ab2", "#666600")
 MARKERS = "osD^vP*X"
 REFERENCE_COLOUR = "#222222"
-PNG_DPI = 200
 _LONGEST_NAME = 40
 
 
@@ -55,35 +53,13 @@ def pass_at_k_figures(
         MissingExtraError: matplotlib is not installed.
         OSError: the files cannot be written.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", extra="report") from None
-    settings: Any = {
-        "svg.hashsalt": "timberkit",
-        "svg.fonttype": "none",
-        # A dollar sign in the name of a model is no formula.
-        "text.parse_math": False,
-        "font.size": 9,
-        "axes.titlesize": 9,
-        "axes.titlelocation": "left",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.linewidth": 0.6,
-    }
-    written = []
-    with mpl.rc_context(settings):
-        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    with figure_style() as new_figure:
+        figure = new_figure(figsize=(7.0, 4.2))
         axes = figure.add_subplot()
         _draw(axes, curves, reference)
         _mark(axes, marks)
         axes.set_title(_label(title))
-        for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-            path = stem.with_name(f"{stem.name}.{suffix}")
-            figure.savefig(path, format=suffix, dpi=PNG_DPI, facecolor="white", metadata=metadata)
-            written.append(path)
-    return written
+        return save_figure(figure, stem)
 
 
 def _draw(axes: Any, curves: Mapping[str, Mapping[int, Interval]], reference: str) -> None:
@@ -129,5 +105,4 @@ def _mark(axes: Any, marks: Sequence[Mark]) -> None:
 
 
 def _label(text: str, *, longest: int = _LONGEST_NAME) -> str:
-    """A label in letters that every font has; a missing one would warn and show a box."""
-    return visible(text.encode("ascii", "backslashreplace").decode("ascii"), longest=longest)
+    return figure_label(text, longest=longest)

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,13 +28,12 @@ from timberkit.config import AnalyzeRecipe
 from timberkit.engine.sources import OpenPair
 from timberkit.errors import (
     InputError,
-    MissingExtraError,
     PairMismatchError,
     SpectrumError,
     UsageError,
 )
+from timberkit.evaluation.loading import load_tokenizer, transformers_quietly
 from timberkit.measurements import HiddenStateMeasurement
-from timberkit.sapling.models import quiet
 from timberkit.spectral.rank import effective_rank
 from timberkit.study.texts import puzzle_texts, read_texts, speaks_sapling
 
@@ -46,7 +44,7 @@ LONGEST_TEXT_TOKENS = 2048
 """Longer texts are cut there, as in the authors' code."""
 
 # What transformers raises for a folder it cannot load: it has no error of its own.
-_FAILURES = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError)
+_WANTED = "hidden states need a model and tokenizer that it knows without code of their own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ def prepare_texts(pair: OpenPair, recipe: AnalyzeRecipe) -> TextStudy:
             "hidden states: no texts named; add --prompts FILE (one text a line, or JSON lines with"
             " a field 'text' or 'prompt')"
         )
-    tokenizers = [_tokenizer(folder) for folder in pair.folders]
+    tokenizers = [load_tokenizer(folder, wanted=_WANTED) for folder in pair.folders]
     longest = min(LONGEST_TEXT_TOKENS, *map(_longest, (pair.base.config, pair.instruct.config)))
     ids = []
     for number, text in enumerate(texts, start=1):
@@ -198,7 +196,7 @@ def _entropy(folder: Path, layer: int, state: torch.Tensor) -> float:
 
 
 def _model(folder: Path) -> PreTrainedModel:
-    with _transformers(folder) as transformers:
+    with transformers_quietly(folder, _WANTED) as transformers:
         model: PreTrainedModel = transformers.AutoModel.from_pretrained(
             folder,
             dtype=torch.float32,
@@ -208,37 +206,6 @@ def _model(folder: Path) -> PreTrainedModel:
         )
     model.train(mode=False)
     return model
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    with _transformers(folder) as transformers:
-        tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    return tokenizer
-
-
-@contextmanager
-def _transformers(folder: Path) -> Iterator[Any]:
-    """The library, quiet; what it raises for a folder it cannot load becomes one InputError."""
-    try:
-        import transformers
-        from transformers.utils import logging
-    except ModuleNotFoundError:
-        raise MissingExtraError("transformers", extra="eval") from None
-    shown = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:
-        with quiet():
-            yield transformers
-    except _FAILURES as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{folder.name}: transformers {transformers.__version__} cannot load it: {reason};"
-            " hidden states need a model and tokenizer that it knows without code of their own"
-        ) from None
-    finally:
-        logging.set_verbosity(shown)
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
