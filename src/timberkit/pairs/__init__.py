@@ -3,6 +3,7 @@
 ==============  ==============================================================================
 ``catalogue``   names, hub ids, and the paper's protocol for each pair
 ``shapes``      every tensor of a pair, from sizes alone; ``planned_pair`` for a plan
+``facts``       what a list says of each
 ``cost``        what an evaluation needs of memory, and its hours at an assumed speed
 ==============  ==============================================================================
 
@@ -17,6 +18,7 @@ from timberkit.pairs.cost import (
     evaluation_cost,
     kv_bytes_per_token,
 )
+from timberkit.pairs.facts import PairFacts, pair_facts
 from timberkit.pairs.shapes import pair_config, planned_pair, shape_source, tensor_shapes
 
 __all__ = [
@@ -27,10 +29,12 @@ __all__ = [
     "ROLLOUTS",
     "EvaluationCost",
     "Pair",
+    "PairFacts",
     "evaluation_cost",
     "find_pair",
     "kv_bytes_per_token",
     "pair_config",
+    "pair_facts",
     "pair_of",
     "planned_pair",
     "shape_source",

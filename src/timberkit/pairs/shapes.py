@@ -53,7 +53,7 @@ def pair_config(pair: Pair) -> Mapping[str, Any]:
 def shape_source(pair: Pair) -> str:
     """Where the shapes of a pair come from, and what is assumed about them."""
     if not pair.on_hub:
-        return "The headers of the shipped files."
+        return "From the headers of the shipped files."
     tables = _tables()
     assumed = tables["models"][pair.name].get("assumed")
     source = str(tables["source"])

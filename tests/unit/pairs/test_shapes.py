@@ -166,8 +166,9 @@ def test_a_plan_reads_no_file_and_has_a_time(pair: Pair, monkeypatch: pytest.Mon
 def test_what_is_assumed_is_said() -> None:
     said = {pair.name: shape_source(pair) for pair in PAIRS}
     assert "lm_head.weight" in said["qwen3-0.6b"]
+    assert all("shape tables" in said[pair.name] for pair in PAPER)
     assert [name for name, text in said.items() if "Assumed" in text] == ["qwen3-0.6b"]
-    assert said["sapling"] == "The headers of the shipped files."
+    assert said["sapling"] == "From the headers of the shipped files."
 
 
 def test_an_architecture_without_a_table_is_an_error() -> None:
