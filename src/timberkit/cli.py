@@ -34,15 +34,18 @@ from timberkit.cli_options import (
     Layers,
     Method,
     Mu,
+    PairName,
     Quiet,
     Ratio,
     Variants,
     Workers,
+    chosen_pair,
     merged,
     print_json,
     split_names,
     stoppable,
 )
+from timberkit.cli_pairs import pairs
 from timberkit.cli_report import report
 from timberkit.config import PARAMETERS, RefineRecipe, build_recipe, read_recipe_fields
 from timberkit.engine.fork_server import start_early
@@ -56,6 +59,7 @@ from timberkit.errors import (
 
 if TYPE_CHECKING:
     from timberkit.engine.run import RefineResult
+    from timberkit.pairs import Pair
 
 app = typer.Typer(
     name="timberkit",
@@ -69,9 +73,11 @@ app = typer.Typer(
 
 
 def _recipe(
-    base: str | None, instruct: str | None, config: Path | None, **flags: Any
+    base: str | None, instruct: str | None, config: Path | None, pair: Pair | None, **flags: Any
 ) -> RefineRecipe:
     """One recipe from a file and the flags given, which override the file's fields."""
+    if pair is not None:
+        base, instruct = pair.base, pair.instruct
     fields = {} if config is None else read_recipe_fields(config)
     given = {name: value for name, value in flags.items() if value is not None}
     given |= {k: v for k, v in (("base", base), ("instruct", instruct)) if v is not None}
@@ -96,6 +102,7 @@ def refine(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write; must not exist.")
     ] = None,
+    pair: PairName = None,
     config: Config = None,
     method: Method = None,
     lam: Lam = None,
@@ -127,9 +134,11 @@ def refine(
     timberkit refine BASE INSTRUCT -o OUT --variant timber-l --variant merge:mu=0.8
     timberkit refine BASE INSTRUCT -o OUT --variant timber --variant noise:seed=1,of=timber
     timberkit refine --config recipe.yaml -o OUT
+    timberkit refine --pair qwen3-0.6b -o OUT
     """
+    chosen = chosen_pair(pair, base, instruct)
     recipe = _recipe(
-        base, instruct, config, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
+        base, instruct, config, chosen, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
         variants=variant or None, families=split_names(families), layers=layers,
         include=include or None, exclude=exclude or None, dtype=dtype, device=device,
     )  # fmt: skip
@@ -158,6 +167,7 @@ def refine(
 def plan(
     base: Base = None,
     instruct: Instruct = None,
+    pair: PairName = None,
     config: Config = None,
     method: Method = None,
     lam: Lam = None,
@@ -176,16 +186,20 @@ def plan(
 ) -> None:
     """Show what refine would treat and copy, with memory, disk and time; write nothing.
 
+    With --pair nothing is fetched: names and shapes of the models' tensors are known.
+
     \b
     timberkit plan org/model-base org/model
     timberkit plan BASE INSTRUCT --variant timber-l --variant merge:mu=0.8 --json
+    timberkit plan --pair qwen3-30b-a3b
     """
+    chosen = chosen_pair(pair, base, instruct)
     recipe = _recipe(
-        base, instruct, config, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
+        base, instruct, config, chosen, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
         variants=variant or None, families=split_names(families), layers=layers,
         include=include or None, exclude=exclude or None, dtype=dtype, device=device,
     )  # fmt: skip
-    _show_plan(recipe, workers, as_json=as_json, quiet=False)
+    _show_plan(recipe, workers, as_json=as_json, quiet=False, pair=chosen)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -229,6 +243,7 @@ app.command(epilog=EXIT_CODES)(analyze)
 app.command("eval", epilog=EXIT_CODES)(evaluate)
 app.command(epilog=EXIT_CODES)(compare)
 app.command(epilog=EXIT_CODES)(report)
+app.command(epilog=EXIT_CODES)(pairs)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -288,22 +303,41 @@ def demo(
         raise typer.Exit(EXIT_CHECK_FAILED)
 
 
-def _show_plan(recipe: RefineRecipe, workers: int | None, *, as_json: bool, quiet: bool) -> None:
+def _show_plan(
+    recipe: RefineRecipe,
+    workers: int | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+    pair: Pair | None = None,
+) -> None:
+    """Plan from the files of the sources, or, for a pair, from its shapes alone."""
     from timberkit import terminal
     from timberkit.engine.estimate import calibrate, estimate
     from timberkit.engine.plan import plan_refinement
     from timberkit.engine.sources import open_pair
 
-    pair = open_pair(recipe)
-    planned = plan_refinement(pair.base, pair.instruct, pair.recipe)
+    shapes_from = None
+    if pair is None:
+        opened = open_pair(recipe)
+        planned = plan_refinement(opened.base, opened.instruct, opened.recipe)
+    else:
+        from timberkit.pairs import planned_pair, shape_source
+
+        planned = plan_refinement(*planned_pair(pair), recipe)
+        shapes_from = shape_source(pair)
     needs = estimate(planned, workers=workers, calibration=calibrate())
     if not as_json:
-        terminal.show_plan(terminal.results(quiet=quiet), planned, needs)
+        console = terminal.results(quiet=quiet)
+        terminal.show_plan(console, planned, needs)
+        if shapes_from is not None:
+            console.print(shapes_from)
         return
     tensors = [asdict(tensor) for tensor in planned.tensors]
     print_json(
         {
-            "recipe": pair.recipe.model_dump(mode="json"),
+            "recipe": planned.recipe.model_dump(mode="json"),
+            "shapes_from": shapes_from,
             "estimate": asdict(needs),
             "refined": [tensor for tensor in tensors if tensor["action"] == "refine"],
             "copied": [tensor for tensor in tensors if tensor["action"] == "copy"],

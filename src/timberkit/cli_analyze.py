@@ -17,8 +17,10 @@ from timberkit.cli_options import (
     Instruct,
     Json,
     Layers,
+    PairName,
     Quiet,
     Workers,
+    chosen_pair,
     merged,
     print_json,
     split_names,
@@ -39,6 +41,7 @@ def analyze(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write; must not exist.")
     ] = None,
+    pair: PairName = None,
     config: Config = None,
     measure: Annotated[
         str | None,
@@ -86,7 +89,11 @@ def analyze(
     timberkit analyze org/model-base org/model -o analysis
     timberkit analyze BASE INSTRUCT -o OUT --measure rounding,subspaces --layers 4-20
     timberkit analyze BASE INSTRUCT -o OUT --hidden-states --prompts texts.txt
+    timberkit analyze --pair qwen3-0.6b -o analysis
     """
+    chosen = chosen_pair(pair, base, instruct)
+    if chosen is not None:
+        base, instruct = chosen.base, chosen.instruct
     recipe = _recipe(
         config, base=base, instruct=instruct, measure=split_names(measure),
         keep_values=keep_values, hidden_states=hidden_states,

@@ -6,12 +6,15 @@ import json
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
 from timberkit.config import METHODS
 from timberkit.errors import InterruptedRunError, UsageError
+
+if TYPE_CHECKING:
+    from timberkit.pairs import Pair
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 a check failed, 2 usage, 3 bad input,"
@@ -22,6 +25,13 @@ Base = Annotated[
     str | None, typer.Argument(help="Base: a folder, or a hub id such as org/name[@revision].")
 ]
 Instruct = Annotated[str | None, typer.Argument(help="Instruct: a folder or hub id, likewise.")]
+PairName = Annotated[
+    str | None,
+    typer.Option(
+        "--pair",
+        help="A ready-made pair in place of BASE and INSTRUCT: timberkit pairs lists them.",
+    ),
+]
 Config = Annotated[
     Path | None,
     typer.Option("--config", help="Recipe: a YAML file, or a timberkit.json. Flags override it."),
@@ -85,6 +95,26 @@ def split_names(names: str | None) -> list[str] | None:
     return None if names is None else [name.strip() for name in names.split(",")]
 
 
+def chosen_pair(name: str | None, base: str | None, instruct: str | None) -> Pair | None:
+    """The pair that ``--pair`` names, None without it.
+
+    Raises UsageError for an unknown name, and where BASE or INSTRUCT is given as well.
+    """
+    if name is None:
+        return None
+    given = [
+        f"{word} ({value})" for word, value in (("BASE", base), ("INSTRUCT", instruct)) if value
+    ]
+    if given:
+        raise UsageError(
+            f"--pair {name} and {' and '.join(given)}: expected one of the two; a pair names both"
+            " models: leave out --pair, or the models"
+        )
+    from timberkit.pairs import find_pair
+
+    return find_pair(name)
+
+
 def merged(fields: dict[str, Any], given: dict[str, Any], *, command: str) -> dict[str, Any]:
     """The fields of a recipe's file with the flags given, which override them.
 
@@ -99,7 +129,7 @@ def merged(fields: dict[str, Any], given: dict[str, Any], *, command: str) -> di
     if missing:
         raise UsageError(
             f"{' and '.join(missing)} not given; write: timberkit {command} BASE INSTRUCT -o OUT,"
-            " or name them in --config"
+            " name them in --config, or choose a --pair"
         )
     return fields
 

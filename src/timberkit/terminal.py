@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from timberkit.records import ChangeRecord
 
 
-def results(*, quiet: bool = False) -> Console:
-    """Console on stdout for results; tables get 100 columns where no terminal sets the width."""
-    width = None if sys.stdout.isatty() else 100
+def results(*, quiet: bool = False, columns: int = 100) -> Console:
+    """Console on stdout for results; ``columns`` for tables where no terminal sets the width."""
+    width = None if sys.stdout.isatty() else columns
     return Console(markup=False, highlight=False, quiet=quiet, width=width, soft_wrap=True)
 
 

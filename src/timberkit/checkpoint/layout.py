@@ -2,7 +2,8 @@
 
 A safetensors file is 8 bytes (little-endian length of the header), the header (JSON: name to dtype,
 shape and offsets), then the bytes of the tensors, row-major, without holes.
-``index.open_checkpoint`` builds a ``Checkpoint`` from a folder after validating all of it.
+``index.open_checkpoint`` builds a ``Checkpoint`` from a folder after validating all of it,
+``planned.planned_checkpoint`` one of a model that is not here, from its shapes.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Shard:
 
     ``name`` is the path relative to the folder, ``header_bytes`` counts the eight length bytes too,
     ``metadata`` is the header's ``__metadata__``, ``header_sha256`` covers the whole header.
+    ``header`` is the whole header of a file that is not here (``planned``), None of a real one,
+    whose header is read again where it is needed.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Shard:
     header_sha256: str
     metadata: Mapping[str, str]
     tensors: tuple[TensorEntry, ...]
+    header: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

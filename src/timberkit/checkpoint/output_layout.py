@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -107,8 +107,9 @@ def plan_output(instruct: Checkpoint, dtype: str | None) -> OutputLayout:
     values are laid out. Where dtypes change, tensors are ordered by element size, largest first and
     otherwise as before, so that each starts at a multiple of its element size.
 
-    Reads one header per shard. Raises CheckpointError when a header differs from the one that was
-    validated, or cannot be read; ValueError for another ``dtype``. Memory: one header per shard.
+    Reads one header per shard, none of a planned checkpoint. Raises CheckpointError when a header
+    differs from the one that was validated, or cannot be read; ValueError for another ``dtype``.
+    Memory: one header per shard.
     """
     if dtype is not None and dtype not in FLOAT_DTYPES:
         raise ValueError(
@@ -168,7 +169,7 @@ def _plan_shard(shard: Shard, dtype: str | None) -> ShardLayout:
         wanted, size_bytes = output_dtype(entry.dtype, dtype), _size_bytes(entry, dtype)
         placed.append(replace(entry, dtype=wanted, start_byte=end, size_bytes=size_bytes))
         end += size_bytes
-    header = _build_header(shard, placed)
+    header = build_header(shard.metadata, placed)
     tensors = (replace(entry, start_byte=entry.start_byte + len(header)) for entry in placed)
     return ShardLayout(shard.name, header, len(header) + end, tuple(tensors))
 
@@ -179,8 +180,13 @@ def _ordered(tensors: tuple[TensorEntry, ...], dtype: str | None) -> list[Tensor
     return sorted(tensors, key=lambda entry: -DTYPE_BITS[output_dtype(entry.dtype, dtype)])
 
 
-def _build_header(shard: Shard, placed: list[TensorEntry]) -> bytes:
-    fields: dict[str, Any] = {"__metadata__": {**shard.metadata}}
+def build_header(metadata: Mapping[str, str], placed: Sequence[TensorEntry]) -> bytes:
+    """The header of a safetensors file, its length bytes included, as the library writes it.
+
+    ``placed``: the tensors in the order of their bytes, ``start_byte`` counted from the end of the
+    header. ``format: pt`` is added where the metadata names no format.
+    """
+    fields: dict[str, Any] = {"__metadata__": {**metadata}}
     fields["__metadata__"].setdefault("format", "pt")
     for entry in placed:
         offsets = [entry.start_byte, entry.start_byte + entry.size_bytes]
@@ -191,6 +197,8 @@ def _build_header(shard: Shard, placed: list[TensorEntry]) -> bytes:
 
 
 def _read_header(shard: Shard) -> bytes:
+    if shard.header is not None:
+        return shard.header
     try:
         with shard.path.open("rb") as file:
             header = file.read(shard.header_bytes)

@@ -4,7 +4,8 @@
     plan.tasks        # every byte of the output, exactly once
     plan.tensors      # every tensor of Instruct, with its action and reason
 
-Pure: reads nothing but what ``checkpoint.index`` has validated. Mismatches of structure end here,
+Pure: reads nothing but what ``checkpoint.index`` has validated, and no file at all for checkpoints
+that ``checkpoint.planned`` has laid out from shapes alone. Mismatches of structure end here,
 before a byte is written. Not here: how long it takes (``estimate``).
 """
 
@@ -125,10 +126,11 @@ def select_tensors(
 
 
 def plan_refinement(base: Checkpoint, instruct: Checkpoint, recipe: RefineRecipe) -> RefinementPlan:
-    """Plan a run on two validated checkpoints.
+    """Plan a run on two validated checkpoints, or on two planned ones, which need no file.
 
     Raises as ``select_tensors``, PairMismatchError for models of different structure and
-    CheckpointError for quantised ones. O(number of tensors); reads one header per shard.
+    CheckpointError for quantised ones. O(number of tensors); reads one header per shard
+    that is a file.
     """
     for checkpoint, which in ((base, "Base"), (instruct, "Instruct")):
         method = quantization(checkpoint)
