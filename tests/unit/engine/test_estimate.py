@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from timberkit.config import Timber
 from timberkit.engine import estimate as module
 from timberkit.engine.estimate import (
     PROCESS_BYTES,
@@ -196,7 +197,8 @@ class Plan:
         self.tasks = self.refine_tasks = tuple(tasks)
         self.output_bytes = output_bytes
         self.recipe = self
-        self.variants = (None,) * variants
+        self.layers = 1
+        self.variants = (Timber(),) * variants
 
 
 def test_estimate_is_start_longest_queue_and_hashing_and_takes_the_largest_memory() -> None:
