@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
-from timberkit.config import Timber
+from timberkit.config import Timber, parse_variants
 from timberkit.engine import estimate as module
 from timberkit.engine.estimate import (
     PROCESS_BYTES,
     Calibration,
+    base_subspace_cost,
     calibrate,
     matrix_cost,
     matrix_flops,
+    pass_cost,
     relative_cost,
     task_memory_bytes,
 )
@@ -179,6 +181,27 @@ def test_memory_covers_sources_delta_and_gram_matrices_but_no_full_svd(
     found = task_memory_bytes(refine_task(*shape), 1)
     assert found >= elements * (2 + 2 + 4) + 2 * 8 * r * r
     assert found < 40 * elements + 40 * r * r
+
+
+def test_a_pass_costs_a_decomposition_only_for_methods_that_need_one() -> None:
+    def cost(*texts: str) -> float:
+        return pass_cost(2000, 1000, parse_variants(texts))
+
+    merges, whole = cost("merge:mu=0.5"), matrix_cost(2000, 1000)
+    assert cost("merge:mu=0.5", "steps:gains=1", "noise:of=merge:mu=0.5") == 3 * merges
+    assert cost("timber") == cost("timber", "merge:mu=0.5", "steps:gains=1") == whole > merges
+    subspace = base_subspace_cost(2000, 1000, 0.1)
+    assert cost("base-subspace:share=0.1,inside=0") == merges + subspace
+    assert cost("noise:of=base-subspace:share=0.1,inside=0", "timber") == whole + subspace
+    assert base_subspace_cost(2000, 1000, 0.5) > subspace > whole
+    assert cost("base-subspace:share=0.1,inside=0.5,outside=0.5") == merges
+
+
+def test_memory_grows_with_the_share_of_base_and_is_that_of_the_larger_step() -> None:
+    task = refine_task(4096, 2048)
+    plain = task_memory_bytes(task, 1)
+    assert task_memory_bytes(task, 1, share=0.01) == plain
+    assert task_memory_bytes(task, 1, share=1.0) > task_memory_bytes(task, 1, share=0.5) > plain
 
 
 def test_cost_orders_matrices_by_work_and_copies_by_bytes() -> None:
