@@ -33,6 +33,7 @@ from timberkit.engine.fork_server import usable_cores
 from timberkit.engine.job import HELD_BYTES
 from timberkit.engine.plan import RefinementPlan
 from timberkit.engine.tasks import RefineTask, Task
+from timberkit.spectral.decompose import BLOCK_ELEMENTS
 from timberkit.spectral.delta import HELD_ELEMENTS, ROW_BLOCK_ELEMENTS
 from timberkit.spectral.filters import in_base_subspace, needs_decomposition
 from timberkit.spectral.refine import StoredMatrix, refine_rows
@@ -177,8 +178,10 @@ def task_memory_bytes(
     gram = 3 * 8 * r * r
     vectors = (r if all_directions else r // 2) * (3 * 8 * r + (0 if tall else 8 * longest))
     blocks = (6 + variants) * 8 * min(elements, ROW_BLOCK_ELEMENTS)
-    # Of Base's directions: on both sides, while they are computed, and what is made of them.
+    # Of Base's directions: on both sides, while they are computed, and what is made of them; and
+    # the blocks that become float64 for them.
     subspaces = int(share * r) * 3 * 8 * (task.rows + task.columns)
+    subspaces += 3 * 8 * min(elements, BLOCK_ELEMENTS) if share else 0
     return sources + held + exact + gram + max(vectors, subspaces) + blocks
 
 
