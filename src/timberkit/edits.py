@@ -9,6 +9,7 @@ name them all: ``methods``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -39,6 +40,13 @@ class Frozen(BaseModel):
     """Immutable, and an unknown field is an error rather than a silent no-op."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def digest_name(variant: Frozen) -> str:
+    """Name of a variant by its method and the beginning of the SHA-256 of its canonical JSON."""
+    fields = variant.model_dump(mode="json")
+    canonical = json.dumps(fields, sort_keys=True, allow_nan=False)
+    return f"{fields['method']}_{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
 
 
 def recipe_error(error: ValidationError, *, where: str) -> RecipeError:
@@ -309,6 +317,11 @@ class Free(Frozen):
         if len(self.globs) > 1:
             return [[key, list(levels)] for key, levels in gains]
         return {key: list(levels) for key, levels in gains}
+
+    @cached_property
+    def short_name(self) -> str:
+        """``digest_name``; worked out once, for there may be gains for every matrix of a model."""
+        return digest_name(self)
 
     @cached_property
     def by_name(self) -> dict[str, tuple[float, ...]]:

@@ -15,7 +15,6 @@ docs/methods.md.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -49,6 +48,7 @@ from timberkit.edits import (
     TimberL,
     TruncateEnergy,
     TruncateRank,
+    digest_name,
     listed,
     recipe_error,
 )
@@ -301,15 +301,13 @@ def variant_name(variant: AnyVariant) -> str:
     >>> variant_name(Free(gains={"*.q_proj.weight": [0.3, 1.2]}))
     'free_b1903dee88'
     """
-    if not isinstance(variant, Free):
-        shown = parameters_shown(variant)
-        if isinstance(variant, Within | MatchedMerge | Noise):
-            shown["of"] = f"_{variant_name(variant.of)}"
-        name = "_".join([variant.method, *(name + value for name, value in shown.items())])
-        if len(name) <= LONGEST_NAME:
-            return name
-    canonical = json.dumps(variant.model_dump(mode="json"), sort_keys=True, allow_nan=False)
-    return f"{variant.method}_{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
+    if isinstance(variant, Free):
+        return variant.short_name
+    shown = {name: _shown(value) for name, value in parameters_of(variant).items() if name != "of"}
+    if isinstance(variant, Within | MatchedMerge | Noise):
+        shown["of"] = f"_{variant_name(variant.of)}"
+    name = "_".join([variant.method, *(name + value for name, value in shown.items())])
+    return name if len(name) <= LONGEST_NAME else digest_name(variant)
 
 
 def _read_variant(value: object) -> object:
