@@ -184,7 +184,7 @@ function chooseCase(place, focus) {
     before.querySelector("button").tabIndex = -1;
   }
   const row = caseView.rows[place];
-  caseView.chosen = row ? row.one : null;
+  if (row) caseView.chosen = row.one;  // kept over a search that finds nothing
   if (row) {
     lines[place].setAttribute("aria-current", "true");
     lines[place].querySelector("button").tabIndex = 0;
