@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeAlias
 
 from timberkit.errors import UsageError
@@ -241,6 +241,27 @@ def collect_cases(
     )
 
 
+def with_texts(
+    collection: CaseCollection, texts: Mapping[tuple[str, str], ProblemText]
+) -> CaseCollection:
+    """The collection with the texts of its problems, for whoever reads only those that are shown.
+
+    ``texts``: as in ``collect_cases``; a problem without one keeps what it has. O(cases).
+    """
+    cases = tuple(
+        replace(case, text=_text_of(texts, case.task, case.problem) or case.text)
+        for case in collection.cases
+    )
+    return replace(collection, cases=cases)
+
+
+def _text_of(
+    texts: Mapping[tuple[str, str], ProblemText], task: str, problem: str
+) -> ProblemText | None:
+    found = texts.get((task, problem))
+    return texts.get((task.rpartition(":")[0], problem)) if found is None else found
+
+
 def _counted(rollouts: Rollouts, models: set[str], most: int) -> _Table:
     table: _Table = {}
     for rollout in rollouts(texts=False):
@@ -381,11 +402,11 @@ def _case(
     texts: Mapping[tuple[str, str], ProblemText],
 ) -> Case:
     name, setting, problem = key
-    known = (texts.get((label, problem)) for label in (task, f"{name}:{setting}", name))
+    text = _text_of(texts, f"{name}:{setting}", problem)
     return Case(
         task,
         problem,
-        next((text for text in known if text is not None), ProblemText()),
+        text or ProblemText(),
         why,
         {
             model: ModelCase(
