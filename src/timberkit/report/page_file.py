@@ -1,7 +1,7 @@
 """What all offline pages share: templates, one script, a policy with hashes, one step to the disk.
 
     parts = page_parts(["theme", "main"], styles=["page"])
-    write_html(path, render("page.html", parts, {"data": "{}"}, heading="…"))
+    write_whole(path, render("page.html", parts, {"data": "{}"}, heading="…"))
 
 A page holds plotly.js once, its own script and style, and its numbers as JSON. Its
 Content-Security-Policy allows exactly those two scripts, by their hashes, and no connection at all:
@@ -108,11 +108,11 @@ def render(template: str, parts: PageParts, data: Mapping[str, str], /, **words:
     )
 
 
-def write_html(path: Path, html: str) -> Path:
-    """Write beside the goal and rename, so that a reader sees the old page or the new one."""
+def write_whole(path: Path, text: str) -> Path:
+    """Write beside the goal and rename, so that a reader sees the old file or the new one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        beside.write_text(html, encoding="utf-8", newline="\n")
+        beside.write_text(text, encoding="utf-8", newline="\n")
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
