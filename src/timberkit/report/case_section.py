@@ -33,6 +33,7 @@ class CaseSection:
         title: of the section, for the heading and the list of sections; escaped by the page.
         script_hashes: further sources for ``script-src`` of the page's Content-Security-Policy,
             such as ``'sha256-…'`` of sidecar scripts, quotes included.
+        style_sources: likewise for ``style-src``: where the section's files beside the page lie.
     """
 
     html: markupsafe.Markup
@@ -41,3 +42,4 @@ class CaseSection:
     style: str
     title: str
     script_hashes: tuple[str, ...] = ()
+    style_sources: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from typing import Any
 from timberkit.errors import UsageError
 from timberkit.measurements import Analysis
 from timberkit.report.analysis_part import SCRIPTS, analysis_words, fitting_data, titles_of
-from timberkit.report.page_file import page_parts, render, write_whole
+from timberkit.report.page_file import page_parts, render, write_html
 
 LARGEST_DATA_BYTES = 3_050_000
 """Of the numbers on a page; with plotly.js it stays under 8 MB."""
@@ -70,4 +70,4 @@ def write_page(
         sections=[*words["analysis_sections"], LAST_SECTION],
         limits=limits,
     )
-    return write_whole(Path(path), html)
+    return write_html(Path(path), html)

@@ -1,7 +1,7 @@
 """What all offline pages share: templates, one script, a policy with hashes, one step to the disk.
 
     parts = page_parts(["theme", "main"], styles=["page"])
-    write_whole(path, render("page.html", parts, {"data": "{}"}, heading="…"))
+    write_html(path, render("page.html", parts, {"data": "{}"}, heading="…"))
 
 A page holds plotly.js once, its own script and style, and its numbers as JSON. Its
 Content-Security-Policy allows exactly those two scripts, by their hashes, and no connection at all:
@@ -14,15 +14,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timberkit.errors import MissingExtraError
 from timberkit.report.text import visible
+from timberkit.report.whole_file import write_whole
+
+if TYPE_CHECKING:
+    import jinja2
+    import markupsafe
 
 LARGEST_PAGE_BYTES = 8_000_000
 MOST_FACTS = 400
@@ -30,7 +34,10 @@ MOST_FACTS = 400
 
 @dataclass(frozen=True, slots=True)
 class PageParts:
-    """What stands on a page beside its words and numbers; ``policy`` allows the two scripts."""
+    """What stands on a page beside its words and numbers; ``policy`` allows its scripts.
+
+    ``plotly`` is empty on a page without figures.
+    """
 
     plotly: str
     plotly_version: str
@@ -51,6 +58,8 @@ def page_parts(
     more_script: str = "",
     more_style: str = "",
     more_sources: Sequence[str] = (),
+    style_sources: Sequence[str] = (),
+    figures: bool = True,
 ) -> PageParts:
     """The parts of a page made of files in ``page/``.
 
@@ -58,7 +67,9 @@ def page_parts(
         scripts, styles: names of files, without ``.js`` and ``.css``; the last script starts all.
         more_script: source that stands before the last script.
         more_style: rules after all others.
-        more_sources: what ``script-src`` allows beside the two scripts of the page.
+        more_sources: what ``script-src`` allows beside the scripts of the page.
+        style_sources: what ``style-src`` allows beside the rules of the page.
+        figures: whether there are any; a page without them goes without plotly.js.
 
     Raises:
         MissingExtraError: plotly is not installed.
@@ -67,13 +78,14 @@ def page_parts(
         from plotly.offline import get_plotlyjs, get_plotlyjs_version
     except ImportError as error:
         raise MissingExtraError(error.name or "plotly", extra="report") from None
-    *first, last = (_packaged(f"{name}.js") for name in scripts)
+    *first, last = (packaged(f"{name}.js") for name in scripts)
     body = "\n".join([*first, *([more_script] if more_script else []), last])
-    plotly, script = _inline(get_plotlyjs()), _inline(f'(() => {{\n"use strict";\n{body}}})();')
-    style = "".join([*(_packaged(f"{name}.css") for name in styles), more_style])
+    plotly = _inline(get_plotlyjs()) if figures else ""
+    script = _inline(f'(() => {{\n"use strict";\n{body}}})();')
+    style = "".join([*(packaged(f"{name}.css") for name in styles), more_style])
     return PageParts(
         plotly, get_plotlyjs_version(), script, style.replace("</", "<\\/"),
-        _policy([plotly, script], more_sources),
+        _policy([plotly, script] if figures else [script], more_sources, style_sources),
     )  # fmt: skip
 
 
@@ -89,34 +101,30 @@ def render(template: str, parts: PageParts, data: Mapping[str, str], /, **words:
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    try:
-        import jinja2
-        import markupsafe
-    except ImportError as error:
-        raise MissingExtraError(error.name or "jinja2", extra="report") from None
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(_packaged),
-    )  # fmt: skip
+    environment = _environment()
+    from markupsafe import Markup
+
     trusted = {"plotly": parts.plotly, "script": parts.script, "style": parts.style}
     return environment.get_template(template).render(
         **words,
-        **{name: markupsafe.Markup(text) for name, text in trusted.items()},
-        data={name: markupsafe.Markup(text) for name, text in data.items()},
+        **{name: Markup(text) for name, text in trusted.items()},
+        data={name: Markup(text) for name, text in data.items()},
         policy=parts.policy,
         plotly_version=parts.plotly_version,
     )
 
 
-def write_whole(path: Path, text: str) -> Path:
-    """Write beside the goal and rename, so that a reader sees the old file or the new one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
+def render_part(template: str, /, **words: Any) -> markupsafe.Markup:
+    """A template of ``page/`` that is a part of a page; as ``render``."""
+    environment = _environment()
+    from markupsafe import Markup
+
+    return Markup(environment.get_template(template).render(**words))
+
+
+def write_html(path: Path, html: str) -> Path:
+    """Write beside the goal and rename, so that a reader sees the old page or the new one."""
+    return write_whole(path, html)
 
 
 def fact(value: object) -> str:
@@ -138,7 +146,19 @@ def flat_facts(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix, fact(value)
 
 
-def _packaged(name: str) -> str:
+def _environment() -> jinja2.Environment:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtraError(error.name or "jinja2", extra="report") from None
+    return jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(packaged),
+    )  # fmt: skip
+
+
+def packaged(name: str) -> str:
+    """A file of ``page/``."""
     return (files("timberkit.report") / "page" / name).read_text(encoding="utf-8")
 
 
@@ -148,13 +168,14 @@ def _inline(script: str) -> str:
     return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
-def _policy(scripts: Sequence[str], more: Sequence[str]) -> str:
+def _policy(scripts: Sequence[str], more: Sequence[str], styles: Sequence[str]) -> str:
     hashes = (
         base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts
     )
     allowed = " ".join([*(f"'sha256-{one}'" for one in hashes), *more])
     # Plotly writes its own style rules, draws heat maps into data: images, and saves from blobs.
+    rules = " ".join(["'unsafe-inline'", *styles])
     return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline';"
+        f"default-src 'none'; script-src {allowed}; style-src {rules};"
         " img-src data: blob:; base-uri 'none'; form-action 'none'"
     )

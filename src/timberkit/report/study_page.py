@@ -42,7 +42,7 @@ from timberkit.report.page_file import (
     flat_facts,
     page_parts,
     render,
-    write_whole,
+    write_html,
 )
 from timberkit.report.study_data import study_data
 from timberkit.report.study_groups import ABLATIONS, STYLES, groups_of, members
@@ -103,6 +103,7 @@ def write_study_page(
         more_script=case_section.script if case_section else "",
         more_style=case_section.style if case_section else "",
         more_sources=case_section.script_hashes if case_section else (),
+        style_sources=case_section.style_sources if case_section else (),
     )
     analyses = [] if analysis is None else [analysis]
     words = _words(findings, analyses, published, case_section)
@@ -117,7 +118,7 @@ def write_study_page(
     if analyses:
         data, limits = fitting_data(analyses, titles_of(analyses), largest_bytes=room)
         page = render("study.html", parts, {"data": data, **more}, **words, limits=limits)
-    return write_whole(Path(path), page)
+    return write_html(Path(path), page)
 
 
 def _too_large(findings: Findings, parts: PageParts, cases: CaseSection | None, over: int) -> str:

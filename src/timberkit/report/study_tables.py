@@ -28,8 +28,8 @@ from timberkit.report.findings_tables import (
     selection_table,
     task_table,
 )
-from timberkit.report.page_file import write_whole
 from timberkit.report.tables import Table, comma_separated, csv_text, latex, markdown, name_of
+from timberkit.report.whole_file import replacing, write_whole
 
 BY_TASK: tuple[Callable[[Findings, StudyTask], Table | None], ...] = (
     scores_table, differences_table, plane_table, glance_table, controls_table, ablations_table,
@@ -153,12 +153,8 @@ def _write_scores(findings: Findings, root: Path) -> Iterator[Path]:
                                               pa.string())  # fmt: skip
     schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in names])
     path = root / "scores.parquet"
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as beside:
         pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
     yield path
     lines = [names, *([getattr(row, name) for name in names] for row in rows)]
     yield write_whole(root / "scores.csv", csv_text(lines))

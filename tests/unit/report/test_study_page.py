@@ -276,7 +276,7 @@ def test_cases_stand_on_the_page_with_their_script_style_data_and_hashes(tmp_pat
     cases = CaseSection(
         title="<Cases>", html=markupsafe.Markup('<div id="case-list"></div>'), data='{"a":1}',
         script="function startCases() { byId('case-list').textContent = 'here'; }",
-        style=".case { color: red; }", script_hashes=("'sha256-abc='",),
+        style=".case { color: red; }", script_hashes=("'sha256-abc='",), style_sources=("'self'",),
     )  # fmt: skip
     text = write_study_page(
         made_findings(), tmp_path / "p.html", analysis=None, published=None, case_section=cases
@@ -288,7 +288,7 @@ def test_cases_stand_on_the_page_with_their_script_style_data_and_hashes(tmp_pat
     assert cases.style in text
     assert cases.script in page.scripts[-1]
     policy = next(a["content"] for _, a in page.tags if a.get("http-equiv")) or ""
-    assert "'sha256-abc='" in policy
+    assert "'sha256-abc='; style-src 'unsafe-inline' 'self';" in policy
     assert text.index('id="selection"') < text.index('id="cases"') < text.index('id="cost"')
 
 
