@@ -195,7 +195,8 @@ def _contrast(model: str, task: str, scores: Scores) -> f.Contrast:
         behind, leader, k = "instruct", model, None
     else:
         behind, leader, k = model, "instruct", ahead[0] if ahead else None
-    crossing = Crossing(k, None if k is None else max(1, k // 2), None if k is None else 2 * k,
+    high = None if k is None or 2 * k > KS[-1] else 2 * k
+    crossing = Crossing(k, None if k is None else max(1, k // 2), high,
                         KS[-1], 0.9 if k else 0.1, 1)  # fmt: skip
     return f.Contrast(model, "instruct", task, tuple(points), behind, leader, crossing)
 

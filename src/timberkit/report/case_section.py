@@ -8,7 +8,8 @@ its own rules; ``script`` into its one script, before the last part that starts 
 into ``<script type="application/json" id="case-data">``. The script sees the helpers of
 page/theme.js (``byId``, ``escaped``, ``draw``, ``colour`` …); where it declares ``startCases`` that
 is called once, after all figures are drawn. It is trusted, as is ``html``: whoever makes a section
-has escaped what strangers wrote, ``data`` by ``text.script_json``.
+has escaped what strangers wrote, ``data`` by ``text.script_json``. All parts of the script share
+one scope: names in it begin with ``case``, so that none stands there twice.
 """
 
 from __future__ import annotations

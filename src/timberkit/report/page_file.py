@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -23,6 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from timberkit.errors import MissingExtraError
 from timberkit.report.text import visible
+from timberkit.report.whole_file import write_whole
+
+if TYPE_CHECKING:
+    import jinja2
+    import markupsafe
 
 if TYPE_CHECKING:
     import jinja2
@@ -124,13 +128,7 @@ def render_part(template: str, /, **words: Any) -> markupsafe.Markup:
 
 def write_html(path: Path, html: str) -> Path:
     """Write beside the goal and rename, so that a reader sees the old page or the new one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(html, encoding="utf-8", newline="\n")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
+    return write_whole(path, html)
 
 
 def fact(value: object) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -65,6 +65,11 @@ class Table:
 def name_of(text: str) -> str:
     """A name as it may be shown."""
     return visible(text, longest=LONGEST_NAME)
+
+
+def sentence_of(text: str) -> str:
+    """A sentence as it may be shown: longer than a name."""
+    return visible(text, longest=1000)
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -165,8 +170,7 @@ def latex(tables: Sequence[Table]) -> str:
 def comma_separated(table: Table) -> str:
     """The table as CSV with full digits: an interval and a word have columns of their own.
 
-    A text that a spreadsheet would take for a formula has an apostrophe in front. Lines end as
-    RFC 4180 asks.
+    Written by ``csv_text``.
     """
     extras = [_extras(table, place) for place in range(len(table.columns))]
     heads = [
@@ -174,12 +178,24 @@ def comma_separated(table: Table) -> str:
         for column, more in zip(table.columns, extras, strict=True)
         for name in (column, *(f"{column} {extra}" for extra in more))
     ]
-    lines = [heads]
+    lines: list[list[object]] = [list(heads)]
     for row in table.rows:
-        lines.append([text for cell, more in zip(row, extras, strict=True)
-                      for text in _in_csv(cell, more)])  # fmt: skip
+        pairs = zip(row, extras, strict=True)
+        lines.append([value for cell, more in pairs for value in _in_csv(cell, more)])
+    return csv_text(lines)
+
+
+def csv_text(lines: Iterable[Sequence[object]]) -> str:
+    """CSV as RFC 4180 asks: floats with all their digits, None empty, no text a formula.
+
+    >>> csv_text([["=1", 0.1, None]])
+    "'=1,0.1,\\r\\n"
+    """
     buffer = io.StringIO()
-    csv.writer(buffer).writerows([[unformulated(text) for text in line] for line in lines])
+    csv.writer(buffer).writerows(
+        [unformulated(value) if isinstance(value, str) else value for value in line]
+        for line in lines
+    )
     return buffer.getvalue()
 
 
@@ -201,16 +217,11 @@ def _extras(table: Table, place: int) -> tuple[str, ...]:
     return (*ends, "word") if any(cell.word for cell in found) else ends
 
 
-def _in_csv(cell: Cell, extras: Sequence[str]) -> Iterator[str]:
-    """A number whose text says more than its value (none) is empty; texts stand as they are."""
+def _in_csv(cell: Cell, extras: Sequence[str]) -> Iterator[object]:
     if isinstance(cell, str):
-        yield cell
-        yield from ("" for _ in extras)
-        return
-    yield "" if cell.value is None else repr(cell.value)
-    for extra in extras:
-        found = getattr(cell, extra)
-        yield "" if found is None else found if isinstance(found, str) else repr(found)
+        yield from (cell, *(None for _ in extras))
+    else:
+        yield from (cell.value, *(getattr(cell, extra) for extra in extras))
 
 
 def _in_markdown(text: str) -> str:
