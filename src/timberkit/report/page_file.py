@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     import jinja2
     import markupsafe
 
-if TYPE_CHECKING:
-    import jinja2
-    import markupsafe
-
 LARGEST_PAGE_BYTES = 8_000_000
 MOST_FACTS = 400
 
