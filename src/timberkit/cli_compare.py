@@ -30,6 +30,14 @@ def compare(
         Path | None,
         typer.Option("--output", "-o", help="Folder for tables, figures and comparison.json."),
     ] = None,
+    cases: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PAGE.html",
+            help="Page of the problems and answers side by side, of runs of timberkit eval; long"
+            " texts lie in PAGE-cases beside it.",
+        ),
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -73,6 +81,7 @@ def compare(
     timberkit compare instruct=logs/a.eval timber=logs/b.eval --scorer match
     timberkit compare lm_eval_output --scorer exact_match,strict-match
     timberkit compare rollouts.jsonl --task aime24 --ks 1,8,64 --json
+    timberkit compare RUN --cases cases.html
     """
     chosen = None if ks is None else _ks(ks)
     if not 0 < confidence < 1:
@@ -82,6 +91,7 @@ def compare(
     from timberkit import terminal
     from timberkit.evaluation.readers import read_any
     from timberkit.study.compare import compare as compare_counts
+    from timberkit.study.compare_cases import check_cases, write_compare_cases
     from timberkit.study.compare_files import can_draw, comparison_fields, write_comparison
     from timberkit.study.comparison import CompareOptions
     from timberkit.study.rollout_counts import collect
@@ -92,11 +102,15 @@ def compare(
     with busy:
         named = [_named(text) for text in sources]
         opened = [(name, read_any(path, scorer or ())) for name, path in named]
+        if cases is not None:
+            check_cases(opened, cases, overwrite=overwrite)
         collected = collect(opened, models=model or (), tasks=task or ())
         options = CompareOptions(reference, chosen, confidence, seed, points)
         comparison = compare_counts(collected, options)
         if output is not None:
             write_comparison(comparison, output, overwrite=overwrite)
+        if cases is not None:
+            write_compare_cases(comparison, opened, cases)
     if as_json:
         print_json(comparison_fields(comparison))
         return
@@ -105,6 +119,8 @@ def compare(
     if output is not None:
         without = "" if can_draw() else "; figures need: pip install 'timberkit[report]'"
         results.print(f"{output}: comparison.json, tables, curves{without}.")
+    if cases is not None:
+        results.print(f"{cases}: problems and answers, {terminal.size(cases.stat().st_size)}.")
 
 
 def _named(text: str) -> tuple[str | None, Path]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Shown
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from timberkit.study.compare_tables import WordTable
+    from timberkit.report.tables import Table
     from timberkit.study.comparison import Comparison
 
 CELL_WIDTH = 15
@@ -22,10 +22,10 @@ FEWEST_KS = 2
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
     """Tables, sentences and notices; as many k as the width has room for."""
+    from timberkit.report.tables import name_of
     from timberkit.report.text import visible
     from timberkit.study.compare_tables import (
         averages_table,
-        name_of,
         others_table,
         pairs_of,
         scores_table,
@@ -74,29 +74,29 @@ def shown_ks(ks: Sequence[int], width: int, *, chosen: Sequence[int] | None) -> 
     return [ks[round(i * (len(ks) - 1) / (room - 1))] for i in range(room)]
 
 
-def _show(console: Console, table: WordTable) -> None:
-    shown = Table(
+def _show(console: Console, table: Table) -> None:
+    shown = Shown(
         title=Text(table.title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    for i, heading in enumerate(table.headings):
+    for i, heading in enumerate(table.columns):
         shown.add_column(
             Text(heading), justify="right" if i else "left", overflow="fold", no_wrap=False
         )
     for row in table.rows:
-        shown.add_row(*map(Text, row))
+        shown.add_row(*(Text(str(cell)) for cell in row))
     console.print(shown)
 
 
-def _in_parts(table: WordTable, width: int) -> list[WordTable]:
+def _in_parts(table: Table, width: int) -> list[Table]:
     """The columns on as many tables as it takes, each with the names."""
     from dataclasses import replace
 
     longest = [
-        max(len(row[i]) for row in (table.headings, *table.rows)) + 2
-        for i in range(len(table.headings))
+        max(len(str(row[i])) for row in (table.columns, *table.rows)) + 2
+        for i in range(len(table.columns))
     ]
     parts: list[list[int]] = [[]]
-    for i in range(1, len(table.headings)):
+    for i in range(1, len(table.columns)):
         used = min(longest[0], NAME_WIDTH) + sum(longest[j] for j in parts[-1])
         if parts[-1] and used + longest[i] > width:
             parts.append([])
@@ -105,7 +105,7 @@ def _in_parts(table: WordTable, width: int) -> list[WordTable]:
         replace(
             table,
             title=table.title if part is parts[0] else "",
-            headings=tuple(table.headings[i] for i in (0, *part)),
+            columns=tuple(table.columns[i] for i in (0, *part)),
             rows=tuple(tuple(row[i] for i in (0, *part)) for row in table.rows),
         )
         for part in parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -86,7 +87,12 @@ def test_a_run_of_eval_is_compared_from_its_table_and_from_its_logs(
         "--task", "sapling", "--limit", 5, "-n", 4, "-o", run, "--quiet",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
-    whole = commands.run("compare", run, "--json").json
+    whole = commands.run("compare", run, "--json", "--cases", tmp_path / "cases.html").json
+    page = (tmp_path / "cases.html").read_text(encoding="utf-8")
+    assert "All problems are here: 5 of sapling" in page
+    listed = json.loads(re.findall(r'id="case-data">(.*?)</script>', page)[0])["cases"]
+    assert all(case["start"] for case in listed)
+    assert {(case["counts"][0][0], len(case["counts"])) for case in listed} == {(4, 2)}
     assert whole["notices"] == []
     assert [result["rollouts"] for result in whole["results"]] == [20, 20]
     (run / "rollouts.parquet").unlink()

@@ -11,6 +11,8 @@ from timberkit.errors import MissingExtraError
 from timberkit.report.text import visible
 
 PNG_DPI = 200
+LETTERS = frozenset("’‘“”–—…×→−λμτσ")
+"""Beyond ASCII, in labels: few, and in every font that matplotlib may find."""
 
 
 @contextmanager
@@ -52,4 +54,8 @@ def save_figure(figure: Any, stem: Path) -> list[Path]:
 
 def figure_label(text: str, *, longest: int) -> str:
     """A label in letters that every font has; a missing one would warn and show a box."""
-    return visible(text.encode("ascii", "backslashreplace").decode("ascii"), longest=longest)
+    shown = (
+        letter if letter in LETTERS else letter.encode("ascii", "backslashreplace").decode("ascii")
+        for letter in text
+    )  # fmt: skip
+    return visible("".join(shown), longest=longest)

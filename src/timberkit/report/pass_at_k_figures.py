@@ -7,7 +7,7 @@ readers tell apart, and a marker of its own for every model.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def pass_at_k_figures(
     title: str,
     reference: str,
     marks: Sequence[Mark] = (),
+    bands: Collection[str] | None = None,
 ) -> list[Path]:
     """Draw one figure, twice: ``stem.svg`` and ``stem.png``.
 
@@ -45,6 +46,7 @@ def pass_at_k_figures(
         title: of the figure.
         reference: the model drawn in black.
         marks: crossing points.
+        bands: the models whose intervals are shaded; all of them when None.
 
     Returns:
         The files written. Equal arguments give equal SVG bytes.
@@ -56,13 +58,18 @@ def pass_at_k_figures(
     with figure_style() as new_figure:
         figure = new_figure(figsize=(7.0, 4.2))
         axes = figure.add_subplot()
-        _draw(axes, curves, reference)
+        _draw(axes, curves, reference, bands)
         _mark(axes, marks)
         axes.set_title(_label(title))
         return save_figure(figure, stem)
 
 
-def _draw(axes: Any, curves: Mapping[str, Mapping[int, Interval]], reference: str) -> None:
+def _draw(
+    axes: Any,
+    curves: Mapping[str, Mapping[int, Interval]],
+    reference: str,
+    bands: Collection[str] | None,
+) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     others = [name for name in curves if name != reference]
@@ -73,7 +80,8 @@ def _draw(axes: Any, curves: Mapping[str, Mapping[int, Interval]], reference: st
         line = "--" if place >= len(COLOURS) else "-"
         ks = sorted(points)
         low, high = ([100 * getattr(points[k], end) for k in ks] for end in ("low", "high"))
-        axes.fill_between(ks, low, high, color=colour, alpha=0.10, linewidth=0)
+        if bands is None or name in bands:
+            axes.fill_between(ks, low, high, color=colour, alpha=0.10, linewidth=0)
         axes.plot(
             ks, [100 * points[k].value for k in ks], line, color=colour, linewidth=1.5,
             marker="o" if place < 0 else MARKERS[(place + 1) % len(MARKERS)], markersize=4,

@@ -36,7 +36,8 @@ from timberkit.checkpoint.stage import Stage
 from timberkit.checkpoint.writer import write_file
 from timberkit.errors import InterruptedRunError
 from timberkit.report.pass_at_k_figures import Mark, pass_at_k_figures
-from timberkit.study.compare_tables import all_tables, latex, markdown, name_of, title_of
+from timberkit.report.tables import latex, markdown, name_of
+from timberkit.study.compare_tables import all_tables, title_of
 from timberkit.study.compare_words import about_pair
 from timberkit.study.comparison import Comparison
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from timberkit.metrics import PairedDifference
-from timberkit.study.compare_tables import interval_of, name_of, p_of, signed
+from timberkit.report.tables import interval_of, name_of, p_of, signed
 from timberkit.study.comparison import Overtaking, Pair, Power
 
 

@@ -168,7 +168,7 @@ def collect(
         own = _Shelf(paths)
         counted = _read(own, source, place, words)
         own_models = list(dict.fromkeys(group[0] for group in own.groups))
-        shelf.take(own, {model: _renamed(name, model, own_models) for model in own_models})
+        shelf.take(own, {model: renamed(name, model, own_models) for model in own_models})
         found.append({"path": paths[place], "kind": source.kind, "rollouts": counted})
         notices += source.notices
     notices += _said_twice(shelf.twice, paths)
@@ -228,7 +228,12 @@ def _short(answer: str) -> str:
     return f"{answer[: LONGEST_ANSWER // 2]}…{digest}"
 
 
-def _renamed(name: str | None, model: str, models: Sequence[str]) -> str:
+def renamed(name: str | None, model: str, models: Sequence[str]) -> str:
+    """What a model of a source is called, where the source was given a name or None.
+
+    >>> renamed("new", "a", ["a"]), renamed("new", "a", ["a", "b"]), renamed(None, "a", ["a"])
+    ('new', 'new/a', 'a')
+    """
     if name is None:
         return model
     return name if len(models) == 1 else f"{name}/{model}"

@@ -9,12 +9,12 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_analysis import HOSTILE, hostile_analysis, made_analysis
+from page_tags import Tags
 
 from timberkit.errors import MissingExtraError, UsageError
 from timberkit.measurements import Analysis
@@ -23,33 +23,6 @@ from timberkit.report.offline_page import write_page
 from timberkit.study.published import published
 
 LIMIT_BYTES = 8_000_000
-
-
-class Tags(HTMLParser):
-    """Every tag with its attributes, every script with its text, and all other text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.text = ""
-        self._inside = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._inside = tag
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "script":
-            self.scripts[-1] += data
-        elif self._inside != "style":
-            self.text += data
 
 
 def page_of(*analyses: Analysis, to: Path, **options: Any) -> Tags:

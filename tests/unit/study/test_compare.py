@@ -15,10 +15,11 @@ from made_rollouts import counted, drawn, source
 
 from timberkit.errors import OutputExistsError, UsageError
 from timberkit.metrics.macro import macro_mean
+from timberkit.report.tables import latex, markdown
 from timberkit.rollouts import Rollout
 from timberkit.study.compare import choose_reference, compare
 from timberkit.study.compare_files import comparison_fields, write_comparison
-from timberkit.study.compare_tables import all_tables, latex, markdown, scores_table
+from timberkit.study.compare_tables import all_tables, scores_table
 from timberkit.study.compare_words import about_pair
 from timberkit.study.comparison import CompareOptions, Comparison
 from timberkit.study.rollout_counts import collect
@@ -346,6 +347,6 @@ def test_hostile_names_are_shown_as_text_in_every_form(tmp_path: Path) -> None:
 
 def test_tables_of_words_have_one_width() -> None:
     for table in all_tables(small()):
-        assert {len(row) for row in table.rows} == {len(table.headings)}
+        assert {len(row) for row in table.rows} == {len(table.columns)}
     assert markdown(all_tables(small())).count("### ") == 3
     assert latex(all_tables(small())).count(r"\begin{tabular}") == 3

@@ -58,7 +58,9 @@ def read_any(path: Path, scorers: Sequence[str] = ()) -> Source:
         ) from None
     if start == b"PAR1":
         rollouts = read_rollouts(path, texts=False)
-        return Source(path, "rollouts of timberkit eval", rollouts, answers_recorded=True)
+        return Source(
+            path, "rollouts of timberkit eval", rollouts, answers_recorded=True, table=path
+        )
     if start.startswith(b"PK"):
         return open_inspect_logs([path], path, scorers)
     if path.suffix == ".json" and is_inspect_json(path):

@@ -37,7 +37,7 @@ def open_run(path: Path) -> Source:
         )
     if table.is_file() and not _any_newer(logs, table):
         return Source(
-            path, "run of timberkit eval", read_rollouts(table, texts=False), notices, True
+            path, "run of timberkit eval", read_rollouts(table, texts=False), notices, True, table
         )
     if not logs:
         raise InputError(

@@ -21,6 +21,7 @@ class Source:
         notices: what the user should know; complete when all rollouts have been read.
         answers_recorded: whether a rollout without an answer says that the model gave none; else
             the log may just not keep answers.
+        table: the Parquet file the rollouts come from, where their texts can be read, too.
     """
 
     path: Path
@@ -28,6 +29,7 @@ class Source:
     rollouts: Iterator[Rollout]
     notices: list[str] = field(default_factory=list)
     answers_recorded: bool = False
+    table: Path | None = None
 
 
 def choose_scorer(path: Path, candidates: Sequence[str], wanted: Sequence[str]) -> str:

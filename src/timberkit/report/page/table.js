@@ -40,11 +40,7 @@ function shown(row, column) {
 }
 
 function compared(a, b) {
-  // What was not measured stands last, whichever way the column is sorted.
-  const [x, y] = [a[view.key], b[view.key]];
-  if (x === null || y === null) return (x === null) - (y === null) || a.at - b.at;
-  const order = typeof x === "string" ? (x < y ? -1 : x > y ? 1 : 0) : x - y;
-  return view.direction * order || a.at - b.at;
+  return inOrder(a[view.key], b[view.key], view.direction) || a.at - b.at;
 }
 
 function arrange() {
@@ -89,8 +85,7 @@ function showTable() {
   byId("table-back").disabled = view.page === 0;
   byId("table-next").disabled = view.page + 1 >= pages;
   for (const head of byId("table").tHead.querySelectorAll("th")) {
-    const sorted = head.dataset.key === view.key;
-    head.setAttribute("aria-sort", !sorted ? "none" : view.direction > 0 ? "ascending" : "descending");
+    tellOrder(head, head.dataset.key === view.key ? view.direction : 0);
   }
 }
 
@@ -99,17 +94,12 @@ function heading(key, label, help, numeric) {
   head.scope = "col";
   head.dataset.key = key;
   if (numeric) head.className = "number";
-  const button = document.createElement("button");
-  button.type = "button";
-  button.textContent = label;
-  if (help) button.title = help;
-  button.addEventListener("click", () => {
+  sortingButton(head, label, help, () => {
     view.direction = view.key === key ? -view.direction : 1;
     view.key = key;
     view.page = 0;
     showTable();
   });
-  head.append(button);
   return head;
 }
 

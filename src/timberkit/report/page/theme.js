@@ -13,6 +13,11 @@ function escaped(text) {
   return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 }
 
+// In a template of Plotly a name must fill in nothing either.
+function inTemplate(text) {
+  return escaped(text).replace(/%\{/g, "%&#123;");
+}
+
 // The medium changes only after the browser has counted its pages; beforeprint comes before that.
 function onPaper() {
   return printing.matches || "paper" in root.dataset;
@@ -72,7 +77,7 @@ function layout(height, more = {}) {
 }
 
 const CONFIG = {
-  displaylogo: false, responsive: true, scrollZoom: false, doubleClick: "reset",
+  displaylogo: false, typesetMath: false, responsive: true, scrollZoom: false, doubleClick: "reset",
   modeBarButtons: [["toImage"]], toImageButtonOptions: { format: "svg", filename: "timberkit" },
 };
 
