@@ -127,7 +127,10 @@ def averages_table(findings: Findings) -> Table | None:
     return Table(
         f"Mean over {over}",
         ("model", "mean"),
-        tuple((labels[curve.model], share_cell(curve.mean)) for curve in findings.averages),
+        tuple(
+            (labels.get(curve.model, name_of(curve.model)), share_cell(curve.mean))
+            for curve in findings.averages
+        ),
         "Percent; every task counts the same.",
         "averages",
     )

@@ -54,8 +54,8 @@ function controlsFigure() {
       ...traces, legendMark("edit", edit.symbol, edit.ink), legendMark("matched merge", merge.symbol, merge.ink),
       legendMark("noise, mean", noise.symbol, noise.ink, 9), legendMark("noise, each seed", "circle", faded("g-noise", 0.75), 6),
     ],
-    layout: layout(tall(rows.length * 84) + 100, {
-      margin: { l: 10, r: 16, t: narrow() ? 60 : 36, b: 48 }, shapes: [zeroLine(), ...lines],
+    layout: layout(Math.max(tall(rows.length * 84), rows.length * 72) + 108, {
+      margin: { l: 10, r: 16, t: narrow() ? 60 : 44, b: 48 }, shapes: [zeroLine(), ...lines],
       xaxis: axis(`Points of Pass@${k}, difference to Instruct`, POINTS_AXIS),
       yaxis: axis("", {
         range: [rows.length - 0.5, -0.5], tickvals: rows.map((_, i) => i), showgrid: false, zeroline: false,
