@@ -221,6 +221,7 @@ def test_controls_show_every_seed_and_follow_the_number_of_attempts(
     page.locator("#controlled-k").select_option(label="Pass@64")
     one = next(c for c in findings.controls if (c.edit, c.k) == ("timber-0.2", 64))
     seeds = next(trace for trace in traces(page, "controls") if trace["name"] == "seeds")
+    assert page.locator("#controlled-reading li").first.inner_text().endswith(one.says)
     assert seeds["x"] == pytest.approx([100 * e.value for e in one.noise_effects], rel=1e-5)
 
 

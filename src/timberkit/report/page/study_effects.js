@@ -65,17 +65,29 @@ function controlsFigure() {
   };
 }
 
+// What may be said of each edit at the chosen number of attempts.
+function sayControls() {
+  const { k } = controlledK();
+  byId("controlled-reading").replaceChildren(...taskOf().controls.filter((one) => one.k === k).map((one) => {
+    const line = document.createElement("li"), name = document.createElement("strong");
+    name.textContent = `${modelLabel(one.edit)}: `;
+    line.append(name, one.says);
+    return line;
+  }));
+}
+
 function beginControls() {
   if (!byId("controlled-k")) return;
   const { ks, k } = controlledK();
   options(byId("controlled-k"), ks.map((one) => `Pass@${one}`), ks.indexOf(k));
+  sayControls();
 }
 
 function startControls() {
   if (byId("figure-parts")) FIGURES.push(["figure-parts", partsFigure]);
   if (!byId("figure-controls")) return;
   FIGURES.push(["figure-controls", controlsFigure]);
-  byId("controlled-k").addEventListener("change", () => draw("figure-controls", controlsFigure));
+  byId("controlled-k").addEventListener("change", () => { sayControls(); draw("figure-controls", controlsFigure); });
 }
 
 const BLOCKS = [["timber", "All weights"], ["family", "By family"], ["depth", "By depth"], ["band", "By band of directions"]];
