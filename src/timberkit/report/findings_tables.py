@@ -27,6 +27,11 @@ from timberkit.report.tables import (
 NO_GAP = "The frontier does not reach as far, or the model is part of it, where no gap is given."
 
 
+def digits_of(task: StudyTask) -> int:
+    """Decimals of percent that a task's scores deserve: exact ones more than sampled ones."""
+    return 2 if task.how == "exact" else 1
+
+
 def labels_of(findings: Findings) -> dict[str, str]:
     """Key to label of every model, as they may be shown."""
     return {model.key: name_of(model.label) for model in findings.models}
@@ -74,8 +79,8 @@ def scores_table(findings: Findings, task: StudyTask) -> Table:
         at = {point.k: point.score for point in curve.points}
         if not at:
             at = {1: curve.mean}
-        rows.append((name_of(model.label), STYLES[model.group].label,
-                     *(share_cell(at.get(k)) for k in ks or [1])))  # fmt: skip
+        cells = (share_cell(at.get(k), digits=digits_of(task)) for k in ks or [1])
+        rows.append((name_of(model.label), STYLES[model.group].label, *cells))
     return Table(
         f"{name_of(task.label)}: Pass@k",
         ("model", "group", *(f"Pass@{k}" for k in ks or [1])),
@@ -93,7 +98,9 @@ def differences_table(findings: Findings, task: StudyTask) -> Table:
     labels = labels_of(findings)
     rows: list[tuple[Cell, ...]] = []
     for contrast in contrasts:
-        at = {p.k: difference_cell(p.difference, p.verdict) for p in contrast.points}
+        at = {
+            p.k: difference_cell(p.difference, p.verdict, digits_of(task)) for p in contrast.points
+        }
         name = labels.get(contrast.model, name_of(contrast.model))
         rows.append((name, *(at.get(k, Number()) for k in ks), _crossing(labels, contrast)))
     reference = labels.get(findings.reference, name_of(findings.reference))
@@ -127,7 +134,10 @@ def averages_table(findings: Findings) -> Table | None:
     return Table(
         f"Mean over {over}",
         ("model", "mean"),
-        tuple((labels[curve.model], share_cell(curve.mean)) for curve in findings.averages),
+        tuple(
+            (labels.get(curve.model, name_of(curve.model)), share_cell(curve.mean))
+            for curve in findings.averages
+        ),
         "Percent; every task counts the same.",
         "averages",
     )
@@ -138,6 +148,7 @@ def plane_table(findings: Findings, task: StudyTask) -> Table | None:
     plane = plane_of(findings, task.key)
     if plane is None:
         return None
+    digits = digits_of(task)
     points = sorted(plane.points, key=lambda p: -p.gap.value if p.gap else float("inf"))
     rows = []
     for point in points:
@@ -146,9 +157,9 @@ def plane_table(findings: Findings, task: StudyTask) -> Table | None:
             (
                 name_of(model.label),
                 STYLES[model.group].label,
-                share_cell(point.low),
-                share_cell(point.high),
-                difference_cell(point.gap, point.verdict or ""),
+                share_cell(point.low, digits=digits),
+                share_cell(point.high, digits=digits),
+                difference_cell(point.gap, point.verdict or "", digits),
                 _percent_cell(model.correction),
                 _percent_cell(model.energy),
             )
@@ -191,7 +202,7 @@ def glance_table(findings: Findings, task: StudyTask) -> Table | None:
             (
                 STYLES[group].label,
                 *(plain_cell(count, "{}") for count in counts),
-                difference_cell(best.gap, best.verdict or ""),
+                difference_cell(best.gap, best.verdict or "", digits_of(task)),
                 labels[best.model],
             )
         )
@@ -207,16 +218,16 @@ def glance_table(findings: Findings, task: StudyTask) -> Table | None:
 
 def controls_table(findings: Findings, task: StudyTask) -> Table | None:
     """Every edit beside its matched merge and its noise; None where the task has no controls."""
-    labels = labels_of(findings)
+    labels, digits = labels_of(findings), digits_of(task)
     rows = [
         (
             labels.get(one.edit, name_of(one.edit)),
             plain_cell(one.k, "{}"),
-            difference_cell(one.effect),
-            difference_cell(one.merge_effect),
-            difference_cell(one.beyond_merge),
-            difference_cell(one.noise_effect),
-            difference_cell(one.beyond_noise),
+            difference_cell(one.effect, digits=digits),
+            difference_cell(one.merge_effect, digits=digits),
+            difference_cell(one.beyond_merge, digits=digits),
+            difference_cell(one.noise_effect, digits=digits),
+            difference_cell(one.beyond_noise, digits=digits),
             plain_cell(len(one.noise), "{}"),
             sentence_of(one.says),
         )
@@ -248,7 +259,7 @@ def ablations_table(findings: Findings, task: StudyTask) -> Table | None:
         for model in members(findings, group):
             if model.key not in contrasts:
                 continue
-            at = {p.k: difference_cell(p.difference, p.verdict)
+            at = {p.k: difference_cell(p.difference, p.verdict, digits_of(task))
                   for p in contrasts[model.key].points}  # fmt: skip
             rows.append((name_of(model.label), STYLES[group].label,
                          *(at.get(k, Number()) for k in ks),

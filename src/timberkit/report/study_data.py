@@ -17,7 +17,7 @@ from timberkit.findings import (
     StudyTask,
 )
 from timberkit.metrics import Interval
-from timberkit.report.findings_tables import contrasts_of, is_published
+from timberkit.report.findings_tables import contrasts_of, digits_of, is_published
 from timberkit.report.study_groups import STYLES, first_shown, groups_of, members, plane_of
 from timberkit.report.tables import name_of, sentence_of
 from timberkit.report.text import significant
@@ -86,6 +86,7 @@ def _task(findings: Findings, task: StudyTask, places: dict[str, int]) -> dict[s
     plane = plane_of(findings, task.key)
     return {
         "label": name_of(task.label),
+        "digits": digits_of(task),
         "curves": curves,
         "contrasts": contrasts,
         "first": [places[key] for key in first_shown(findings, task.key)],

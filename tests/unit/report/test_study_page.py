@@ -22,6 +22,7 @@ from timberkit.findings import Cell, Findings, PaperTable
 from timberkit.metrics import Interval
 from timberkit.report import study_page
 from timberkit.report.case_section import CaseSection
+from timberkit.report.findings_tables import digits_of
 from timberkit.report.study_page import selection_words, write_study_page
 from timberkit.report.tables import name_of, percent, signed
 from timberkit.study.published import published
@@ -66,7 +67,7 @@ def test_pass_at_k_tables_hold_every_score(page: Tags, findings: Findings) -> No
         for row, curve in zip(table.rows, curves, strict=True):
             assert row[0].text == findings.model(curve.model).label
             for cell, point in zip(row[2:], curve.points, strict=True):
-                assert_shows(cell, point.score)
+                assert_shows(cell, point.score, digits=digits_of(task))
         assert table.heads[2:] == [f"Pass@{point.k}" for point in curves[0].points]
 
 
@@ -78,7 +79,9 @@ def test_difference_tables_hold_every_contrast_with_its_word(
         rows = page.tables[f"table-differences-{place}"].rows
         for row, contrast in zip(rows, contrasts, strict=True):
             for cell, point in zip(row[1:-1], contrast.points, strict=True):
-                assert_shows(cell, point.difference, point.verdict, difference=True)
+                assert_shows(
+                    cell, point.difference, point.verdict, digits_of(task), difference=True
+                )
             assert contrast.crossing is not None
             if contrast.crossing.k is not None:
                 assert row[-1].text.endswith(f"from k = {contrast.crossing.text}")
@@ -89,15 +92,16 @@ def test_plane_tables_hold_every_point_the_greatest_gap_first(
 ) -> None:
     for place, plane in enumerate(findings.planes):
         rows = page.tables[f"table-plane-{place}"].rows
+        digits = digits_of(findings.tasks[place])
         points = {findings.model(point.model).label: point for point in plane.points}
         gaps = [row[4].number for row in rows if row[4].number is not None]
         assert gaps == sorted(gaps, reverse=True)
         assert len(rows) == len(points)
         for row in rows:
             point = points[row[0].text]
-            assert_shows(row[2], point.low)
-            assert_shows(row[3], point.high)
-            assert_shows(row[4], point.gap, point.verdict or "", difference=True)
+            assert_shows(row[2], point.low, digits=digits)
+            assert_shows(row[3], point.high, digits=digits)
+            assert_shows(row[4], point.gap, point.verdict or "", digits, difference=True)
             assert row[5].number == findings.model(point.model).correction
 
 

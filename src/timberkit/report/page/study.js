@@ -7,13 +7,15 @@ const groupInk = (group) => `g-${group}`;
 const taskOf = () => study.tasks[chosen.task];
 const modelLabel = (place) => (place === null || place === undefined ? "–" : study.models[place].label);
 
+// As many decimals as the tables have.
 function points(share) {
-  return (100 * share).toFixed(1);
+  return (100 * share).toFixed(taskOf().digits);
 }
 
 function signedPoints(share) {
-  const rounded = Number((100 * share).toFixed(1));
-  return rounded > 0 ? `+${rounded.toFixed(1)}` : rounded.toFixed(1).replace("-0.0", "0.0").replace("-", "−");
+  const { digits } = taskOf(), rounded = Number((100 * share).toFixed(digits));
+  const text = Math.abs(rounded).toFixed(digits);
+  return rounded === 0 ? text : `${rounded > 0 ? "+" : "−"}${text}`;
 }
 
 function spanWords([value, low, high], write = points) {

@@ -54,8 +54,8 @@ function controlsFigure() {
       ...traces, legendMark("edit", edit.symbol, edit.ink), legendMark("matched merge", merge.symbol, merge.ink),
       legendMark("noise, mean", noise.symbol, noise.ink, 9), legendMark("noise, each seed", "circle", faded("g-noise", 0.75), 6),
     ],
-    layout: layout(tall(rows.length * 84) + 100, {
-      margin: { l: 10, r: 16, t: narrow() ? 60 : 36, b: 48 }, shapes: [zeroLine(), ...lines],
+    layout: layout(Math.max(tall(rows.length * 84), rows.length * 72) + 108, {
+      margin: { l: 10, r: 16, t: narrow() ? 60 : 44, b: 48 }, shapes: [zeroLine(), ...lines],
       xaxis: axis(`Points of Pass@${k}, difference to Instruct`, POINTS_AXIS),
       yaxis: axis("", {
         range: [rows.length - 0.5, -0.5], tickvals: rows.map((_, i) => i), showgrid: false, zeroline: false,
@@ -65,17 +65,29 @@ function controlsFigure() {
   };
 }
 
+// What may be said of each edit at the chosen number of attempts.
+function sayControls() {
+  const { k } = controlledK();
+  byId("controlled-reading").replaceChildren(...taskOf().controls.filter((one) => one.k === k).map((one) => {
+    const line = document.createElement("li"), name = document.createElement("strong");
+    name.textContent = `${modelLabel(one.edit)}: `;
+    line.append(name, one.says);
+    return line;
+  }));
+}
+
 function beginControls() {
   if (!byId("controlled-k")) return;
   const { ks, k } = controlledK();
   options(byId("controlled-k"), ks.map((one) => `Pass@${one}`), ks.indexOf(k));
+  sayControls();
 }
 
 function startControls() {
   if (byId("figure-parts")) FIGURES.push(["figure-parts", partsFigure]);
   if (!byId("figure-controls")) return;
   FIGURES.push(["figure-controls", controlsFigure]);
-  byId("controlled-k").addEventListener("change", () => draw("figure-controls", controlsFigure));
+  byId("controlled-k").addEventListener("change", () => { sayControls(); draw("figure-controls", controlsFigure); });
 }
 
 const BLOCKS = [["timber", "All weights"], ["family", "By family"], ["depth", "By depth"], ["band", "By band of directions"]];

@@ -11,7 +11,7 @@ function paperTraces(row, at, axisValues) {
   const ours = {
     type: "scatter", mode: "lines+markers", x, y: ends.map(([value]) => value), name: `${name}, ours`,
     line: { color: colour(ink), width: 2 }, marker: { symbol, size: 7, color: colour(ink) },
-    customdata: ends.map((one) => spanWords(one)),
+    customdata: ends.map((one) => spanWords(one, (share) => (100 * share).toFixed(2))),
     hovertemplate: `<b>${inTemplate(row.label)}</b>, ours<br>%{x}: %{customdata}<extra></extra>`,
   };
   const band = {

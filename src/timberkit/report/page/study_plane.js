@@ -99,10 +99,12 @@ function planeFigure() {
   const inside = shown.filter(({ low, high }) => low[0] >= xRange[0] && low[0] <= xRange[1]
     && high[0] >= yRange[0] && high[0] <= yRange[1]).length;
   const hidden = shown.length - inside;
+  // Base and Instruct above all others.
+  const groups = [...Object.keys(study.groups)].reverse();
   return {
     traces: [
       ...frontierTraces(plane, at), ...joiningTraces(at),
-      ...Object.keys(study.groups).flatMap((group) => groupTrace(group, shown, plane)),
+      ...groups.flatMap((group) => groupTrace(group, shown, plane)),
     ],
     layout: layout(tall(narrow() ? 420 : 560), {
       margin: { l: 10, r: 16, t: 34, b: 48 }, dragmode: narrow() || onPaper() ? false : "zoom",
