@@ -1,0 +1,144 @@
+"""What a finished search found, asked elsewhere: does it carry over, is a simple rule as good?
+
+    timberkit search sapling:base sapling:instruct -o RUN
+    python benchmarks/second_pair.py --output SECOND
+    python benchmarks/search.py RUN --second SECOND
+
+The winner and the best simple rules of the search, the merges beside them, on: the confirm split;
+the same at temperature 0.7; 500 held-out puzzles with four numbers; the second pair, of the same
+Base and another seed of post-training, on puzzles that neither has been rewarded for. Points above
+the merges of the *same* setting at equal Pass@1, with 95 % intervals over problems. Prints Markdown
+and then one JSON line. The confirm split has been opened by the search; nothing is chosen here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from timberkit.sapling import Problem, load_problems, problem_pool
+from timberkit.study.search.candidates import Candidate
+from timberkit.study.search.evaluators import FULL, scores
+from timberkit.study.search.exact import ExactEvaluator, sapling_splits
+from timberkit.study.search.factors import Factors
+from timberkit.study.search.findings import Named, Point, points_of
+from timberkit.study.search.run import OpenSearch
+from timberkit.study.search.settings import SearchSettings, build_settings
+
+FOUR_NUMBERS = 500
+
+
+def four_numbers() -> list[Problem]:
+    """The 100 that ship, and 400 more from the held-out side."""
+    shipped = load_problems("held-out-4")
+    known = {problem.key for problem in shipped}
+    rng = random.Random(6)
+    others = [each for each in problem_pool(4, held_out=True) if each.key not in known]
+    drawn = rng.sample(others, FOUR_NUMBERS - len(shipped))
+    return [*shipped, *(Problem(tuple(rng.sample(p.numbers, 4)), p.target) for p in drawn)]
+
+
+def found_models(run: Path) -> list[Named]:
+    """The winner and the best of every simple rule, from the journal of a search."""
+    points = json.loads((run / "results.json").read_text())["points"]
+    wanted = {point["candidate"]: point for point in points if point["role"] in ("winner", "rule")}
+    found = {}
+    for line in (run / "journal.jsonl").read_text().splitlines():
+        entry = json.loads(line)["entry"]
+        key = entry.get("candidate")
+        if entry["kind"] == "evaluation" and key in wanted and key not in found:
+            gains = {name: tuple(levels) for name, levels in entry["gains"].items()}
+            candidate = Candidate(wanted[key]["label"], tuple(entry["edges"]), gains)
+            found[key] = Named(wanted[key]["name"], wanted[key]["role"], candidate)
+    return list(found.values())
+
+
+def ask(
+    settings: SearchSettings,
+    models: Sequence[Named],
+    problems: Sequence[Problem],
+    *,
+    temperature: float = 1.0,
+) -> list[Point]:
+    """Points of Instruct, the merges and the models of one pair on some problems."""
+    opened = OpenSearch.of(settings)
+    line = [Named("instruct", "instruct", opened.space.constant("instruct", 1.0))]
+    line += [
+        Named(f"merge {mu:g}", "merge", opened.space.constant(f"merge {mu:g}", mu))
+        for mu in settings.merges
+        if mu != 1.0
+    ]
+    everything = [*line, *models]
+    with TemporaryDirectory() as scratch:
+        directions = settings.edges[-1] if settings.edges else 0
+        factors = Factors(Path(scratch), opened.plan.refine_tasks, directions)
+        factors.make()
+        evaluator = ExactEvaluator(
+            opened.pair.instruct.folder, factors, {"confirm": problems}, temperature=temperature
+        )
+        found = [
+            scores(evaluator.outcome(model.candidate, "confirm", FULL), settings.ks)
+            for model in everything
+        ]
+    return points_of(everything, found, "confirm")
+
+
+def table(points: Sequence[Point], settings: SearchSettings) -> str:
+    """A Markdown table of one setting."""
+    low, high = settings.ks
+    rows = [
+        f"| | Pass@{low} | to Instruct | Pass@{high} | above the merges |",
+        "|---|---|---|---|---|",
+    ]
+    for point in points:
+        edges = ("merge 0.9", "merge 0.8", "merge 0.7", "merge 0.6")
+        if point.role == "merge" and point.name not in edges:
+            continue
+        name = point.name if point.role in ("instruct", "merge") else f"{point.name}: {point.label}"
+        rows.append(
+            f"| {name} | {point.low.value:.1f} | {_shown(point.difference)} |"
+            f" {point.high.value:.1f} | {_shown(point.gap)} |"
+        )
+    return "\n".join(rows)
+
+
+def _shown(interval: Any) -> str:
+    if interval is None:
+        return ""
+    return f"{interval.value:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
+
+
+def main() -> None:
+    """Parse flags, ask, print."""
+    parser = argparse.ArgumentParser(description="Ask a search's winner elsewhere.")
+    parser.add_argument("run", type=Path, help="folder of timberkit search")
+    parser.add_argument("--second", type=Path, help="folder of benchmarks/second_pair.py")
+    flags = parser.parse_args()
+    settings = build_settings(json.loads((flags.run / "timberkit.json").read_text())["settings"])
+    models = found_models(flags.run)
+    splits = sapling_splits()
+    settings_of: dict[str, tuple[SearchSettings, list[Problem], float]] = {
+        "confirm split, temperature 1": (settings, splits["confirm"], 1.0),
+        "confirm split, temperature 0.7": (settings, splits["confirm"], 0.7),
+        f"{FOUR_NUMBERS} puzzles with four numbers": (settings, four_numbers(), 1.0),
+    }
+    if flags.second is not None:
+        second = settings.model_copy(update={"instruct": str(flags.second)})
+        held_out = [*splits["constraint"], *splits["confirm"]]
+        settings_of["second pair, 686 held-out puzzles"] = (second, held_out, 1.0)
+    found: dict[str, Any] = {}
+    for name, (of, problems, temperature) in settings_of.items():
+        points = ask(of, models, problems, temperature=temperature)
+        print(f"\n{name}\n\n{table(points, of)}", flush=True)
+        found[name] = [asdict(point) for point in points]
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
