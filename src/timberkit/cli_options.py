@@ -41,8 +41,8 @@ Variants = Annotated[
     typer.Option(
         "--variant",
         help="Method and its parameters, such as timber:lam=0.2, timber-l, merge:mu=0.8,"
-        " leading:count=8,gain=0.5 or noise:of=timber (docs/methods.md has them all); several give"
-        " a folder each.",
+        " leading:count=8,gain=0.5, within:families=attention,of=timber or noise:of=timber"
+        " (docs/methods.md has them all); several give a folder each.",
     ),
 ]
 Families = Annotated[

@@ -6,8 +6,8 @@ not part of it, because it must not change a byte.
 
     recipe = RefineRecipe(base="org/model-base", instruct="org/model", variants=["timber:lam=0.2"])
 
-All models are frozen and refuse unknown fields. The methods and their ranges stand in ``methods``
-and can be had from here as well.
+All models are frozen and refuse unknown fields. The methods and their ranges stand in ``edits`` and
+``methods`` and can be had from here as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
@@ -30,32 +29,41 @@ from pydantic import (
     model_validator,
 )
 
+from timberkit.edits import (
+    Band,
+    BaseSubspace,
+    Free,
+    Frozen,
+    Leading,
+    Linear,
+    Merge,
+    MpCut,
+    Ramp,
+    RankCut,
+    RankOne,
+    Shrink,
+    Steps,
+    Timber,
+    TimberL,
+    TruncateEnergy,
+    TruncateRank,
+    recipe_error,
+)
 from timberkit.errors import RecipeError
 from timberkit.methods import (
     METHODS,
     PARAMETERS,
     AnyVariant,
-    Band,
-    Frozen,
-    Leading,
-    Linear,
     MatchedMerge,
-    Merge,
-    MpCut,
     Noise,
-    RankCut,
-    RankOne,
-    Shrink,
-    Timber,
-    TimberL,
-    TruncateEnergy,
-    TruncateRank,
     Variant,
+    Within,
     parse_variant,
-    recipe_error,
     variant_name,
     variant_text,
 )
+from timberkit.parts import Position, parse_layers
+from timberkit.placing import at
 
 __all__ = [
     "DEFAULT_FAMILIES",
@@ -64,7 +72,9 @@ __all__ = [
     "AnalyzeRecipe",
     "AnyVariant",
     "Band",
+    "BaseSubspace",
     "Family",
+    "Free",
     "Frozen",
     "KeepValues",
     "Leading",
@@ -75,6 +85,8 @@ __all__ = [
     "MpCut",
     "Noise",
     "OutputDtype",
+    "Position",
+    "Ramp",
     "RankCut",
     "RankOne",
     "RefineRecipe",
@@ -82,11 +94,14 @@ __all__ = [
     "Shrink",
     "Source",
     "SourceField",
+    "Steps",
     "Timber",
     "TimberL",
     "TruncateEnergy",
     "TruncateRank",
     "Variant",
+    "Within",
+    "at",
     "build_analyze_recipe",
     "build_recipe",
     "build_selection",
@@ -140,26 +155,6 @@ def _read_source(value: object) -> object:
 
 
 SourceField: TypeAlias = Annotated[Source, BeforeValidator(_read_source)]
-
-
-def parse_layers(text: str) -> tuple[tuple[int, int], ...]:
-    """Parse ``4-20,25`` into inclusive ranges.
-
-    Raises RecipeError for anything else, a range that runs backwards included.
-
-    >>> parse_layers("4-20,25")
-    ((4, 20), (25, 25))
-    """
-    ranges = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part, re.ASCII)
-        if match is None:
-            raise RecipeError(f"layers {text!r}: cannot read {part!r}; write for example 4-20,25")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise RecipeError(f"layers {text!r}: {part.strip()} runs backwards")
-        ranges.append((first, last))
-    return tuple(ranges)
 
 
 class Selection(Frozen):

@@ -1,179 +1,66 @@
 """Methods of editing a delta, with their parameters, and the text that names one.
 
     parse_variant("timber:lam=0.5"), parse_variant("band:start=0.25,stop=0.5,gain=0")
-    parse_variant("noise:seed=3,of=timber:lam=0.2")      # of= comes last and takes the rest
+    parse_variant("within:layers=0-3,of=timber")         # of= comes last and takes the rest
+    parse_variant("noise:seed=3,of=within:layers=0-3,of=timber")
 
-Two kinds. An *edit* is a rule that turns the singular values of a delta into gains. A *control*
-moves every weight as far as the edit that it is made ``of``, but elsewhere: what an edit does and
-its control does too is not the edit's doing.
+Three kinds. An *edit* is a rule for a delta (``edits``). ``within`` makes one in a part of the
+model only. A *control* moves every weight as far as the edit that it is made ``of``, but
+elsewhere: what an edit does and its control does too is not the edit's doing.
 
-Ranges, fixed once: ``lam`` and ``mu`` lie in [0, 1]; ``energy``, ``ratio`` and ``share`` are
-fractions in (0, 1]; gains lie in [-10, 10]. All are frozen and refuse unknown fields. Not here:
-what a method does to singular values (``spectral.filters``). What each is good for, and where it
-comes from: docs/methods.md.
+Not here: what a method does to singular values (``spectral.filters``), and what becomes of one that
+depends on where a matrix stands (``placing``). What each is good for, and where it comes from:
+docs/methods.md.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
+from timberkit.edits import (
+    PAPER,
+    Band,
+    BaseSubspace,
+    Free,
+    Frozen,
+    Leading,
+    Linear,
+    Merge,
+    MpCut,
+    Ramp,
+    RankCut,
+    RankOne,
+    Shrink,
+    Steps,
+    Timber,
+    TimberL,
+    TruncateEnergy,
+    TruncateRank,
+    digest_name,
+    listed,
+    recipe_error,
+)
 from timberkit.errors import RecipeError
+from timberkit.parts import Kind, parse_layers
 
-PAPER = "arXiv 2509.23595"
-LARGEST_GAIN = 10.0
-"""Of either sign; far beyond, weights only overflow."""
+LONGEST_NAME = 100
+"""Of a variant's folder, in characters; what would have a longer one is called by its SHA-256."""
+OF_SELECTION = frozenset({"families", "layers"})
+"""Parameters of ``within`` that have the names of a recipe's selection, and are not meant by it."""
 
-
-class Frozen(BaseModel):
-    """Immutable, and an unknown field is an error rather than a silent no-op."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def recipe_error(error: ValidationError, *, where: str) -> RecipeError:
-    """One line per wrong field: where it stands, what was found, what was expected."""
-    lines = []
-    for problem in error.errors(include_url=False):
-        place = ".".join(str(step) for step in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        found = problem["input"]
-        shown = f" (found {found!r})" if isinstance(found, str | int | float) else ""
-        lines.append(f"{where}{': ' if place else ''}{place}: {message}{shown}")
-    return RecipeError("\n".join(lines))
-
-
-def _positive_zero(value: float) -> float:
-    return value + 0.0  # -0.0 is the same gain, and must not have another name
-
-
-Gain: TypeAlias = Annotated[
-    float, Field(ge=-LARGEST_GAIN, le=LARGEST_GAIN), AfterValidator(_positive_zero)
-]
-
-
-class Timber(Frozen):
-    """Keep the head of the delta, multiply its tail by ``lam`` (eq. 4 of arXiv 2509.23595)."""
-
-    source: ClassVar[str] = f"{PAPER}, eqs. 1 to 4"
-    method: Literal["timber"] = "timber"
-    lam: float = Field(default=0.2, ge=0.0, le=1.0)
-
-
-class TimberL(Frozen):
-    """Keep the head of the delta, drop its tail: Timber at lambda 0."""
-
-    source: ClassVar[str] = PAPER
-    method: Literal["timber-l"] = "timber-l"
-
-
-class RankCut(Frozen):
-    """Timber with the cut at ``ceil(scale * effective rank)``, between 1 and r."""
-
-    source: ClassVar[str] = f"timberkit, after {PAPER}"
-    method: Literal["rank-cut"] = "rank-cut"
-    scale: float = Field(gt=0.0, le=100.0)
-    lam: float = Field(default=0.2, ge=0.0, le=1.0)
-
-
-class MpCut(Frozen):
-    """Keep directions above the edge of the delta's own noise, multiply the others by ``lam``."""
-
-    source: ClassVar[str] = "Marchenko & Pastur 1967"
-    method: Literal["mp-cut"] = "mp-cut"
-    lam: float = Field(default=0.2, ge=0.0, le=1.0)
-
-
-class Shrink(Frozen):
-    """Take the delta's noise out of every singular value, by the optimal shrinkage."""
-
-    source: ClassVar[str] = "Gavish & Donoho, IEEE Trans. Inf. Theory 63 (2017)"
-    method: Literal["shrink"] = "shrink"
-
-
-class TruncateRank(Frozen):
-    """Keep the first ``ceil(ratio * r)`` singular directions of the delta."""
-
-    source: ClassVar[str] = f"{PAPER}, table 3"
-    method: Literal["truncate-rank"] = "truncate-rank"
-    ratio: float = Field(gt=0.0, le=1.0)
-
-
-class TruncateEnergy(Frozen):
-    """Keep the fewest leading directions whose squared singular values sum to ``energy``."""
-
-    source: ClassVar[str] = f"{PAPER}, table 3"
-    method: Literal["truncate-energy"] = "truncate-energy"
-    energy: float = Field(gt=0.0, le=1.0)
-
-
-class RankOne(Frozen):
-    """Keep the leading singular direction of the delta alone."""
-
-    source: ClassVar[str] = "arXiv 2605.21468"
-    method: Literal["rank-one"] = "rank-one"
-
-
-class Leading(Frozen):
-    """Multiply the leading directions by ``gain``: ``count``, or ``ceil(share * r)`` of them."""
-
-    source: ClassVar[str] = "arXiv 2605.21468 and 2508.16546"
-    method: Literal["leading"] = "leading"
-    count: int | None = Field(default=None, ge=1)
-    share: float | None = Field(default=None, gt=0.0, le=1.0)
-    gain: Gain
-
-    @model_validator(mode="after")
-    def _one_measure(self) -> Leading:
-        if (self.count is None) == (self.share is None):
-            raise ValueError("expected either count or share")
-        return self
-
-
-class Band(Frozen):
-    """Multiply the directions ``start * r <= i < stop * r`` by ``gain``, keep the others."""
-
-    source: ClassVar[str] = "timberkit, a probe of which part of the spectrum carries an ability"
-    method: Literal["band"] = "band"
-    start: float = Field(ge=0.0, lt=1.0)
-    stop: float = Field(gt=0.0, le=1.0)
-    gain: Gain
-
-    @model_validator(mode="after")
-    def _forwards(self) -> Band:
-        if self.stop <= self.start:
-            raise ValueError(f"found start {self.start} and stop {self.stop}, expected start below")
-        return self
-
-
-class Linear(Frozen):
-    """Gains from ``first`` to ``last`` in equal steps over the directions."""
-
-    source: ClassVar[str] = "timberkit, a cut without a step"
-    method: Literal["linear"] = "linear"
-    first: Gain
-    last: Gain
-
-
-class Merge(Frozen):
-    """Plain interpolation, ``mu * instruct + (1 - mu) * base``; needs no decomposition."""
-
-    source: ClassVar[str] = f"{PAPER}, figure 6; arXiv 2504.10478"
-    method: Literal["merge"] = "merge"
-    mu: float = Field(ge=0.0, le=1.0)
-
-
-Edit: TypeAlias = (
+PlainEdit: TypeAlias = (
     Timber
     | TimberL
     | TruncateRank
@@ -186,20 +73,89 @@ Edit: TypeAlias = (
     | Leading
     | Band
     | Linear
+    | Steps
+    | BaseSubspace
+    | Ramp
+    | Free
 )
-EDITS: dict[str, type[Edit]] = {
-    edit.model_fields["method"].default: edit for edit in get_args(Edit)
+PLAIN_EDITS: dict[str, type[PlainEdit]] = {
+    edit.model_fields["method"].default: edit for edit in get_args(PlainEdit)
 }
 
 
+def _read_plain_edit(value: object) -> object:
+    return _read_one_of(PLAIN_EDITS, value)
+
+
 def _read_edit(value: object) -> object:
+    return _read_one_of(EDITS, value)
+
+
+def _read_one_of(kinds: Mapping[str, object], value: object) -> object:
     if not isinstance(value, str):
         return value
     # Looked at before it is parsed: controls of controls of controls would recurse.
-    if value.partition(":")[0] not in EDITS:
+    if value.partition(":")[0] not in kinds:
         raise ValueError("expected an edit of the delta, such as timber:lam=0.2, as the last part")
     return _read_variant(value)
 
+
+def _sorted_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(set(names)))
+
+
+class Within(Frozen):
+    """Edit as ``of`` says in the chosen part of the model, leave Instruct's weights elsewhere."""
+
+    source: ClassVar[str] = f"{PAPER} and 2508.16546"
+    method: Literal["within"] = "within"
+    families: Annotated[
+        tuple[Kind, ...], BeforeValidator(listed), AfterValidator(_sorted_once)
+    ] = ()
+    modules: Annotated[
+        tuple[Annotated[str, Field(pattern=r"\A[A-Za-z0-9_-]{1,64}\z")], ...],
+        BeforeValidator(listed),
+        AfterValidator(_sorted_once),
+    ] = ()
+    layers: str | None = None
+    start: float | None = Field(default=None, ge=0.0, lt=1.0)
+    stop: float | None = Field(default=None, gt=0.0, le=1.0)
+    of: Annotated[
+        Annotated[PlainEdit, Field(discriminator="method")], BeforeValidator(_read_plain_edit)
+    ]
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _readable_layers(cls, layers: object) -> object:
+        """``4-20+25``; commas and blanks, as a selection has them, are understood."""
+        if not isinstance(layers, str | int) or isinstance(layers, bool):
+            return layers
+        try:
+            ranges = parse_layers(str(layers).replace("+", ","))
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
+        return "+".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+
+    @model_validator(mode="after")
+    def _some_part(self) -> Within:
+        if not self.given:
+            raise ValueError(
+                "expected at least one of families, modules, layers, start and stop beside of;"
+                " without any, write the edit itself"
+            )
+        start, stop = self.start or 0.0, 1.0 if self.stop is None else self.stop
+        if stop <= start:
+            raise ValueError(f"found start {start} and stop {stop}, expected start below")
+        return self
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What chooses the part, without ``of``."""
+        return {name: value for name, value in parameters_of(self).items() if name != "of"}
+
+
+Edit: TypeAlias = PlainEdit | Within
+EDITS: dict[str, type[Edit]] = {**PLAIN_EDITS, "within": Within}
 
 EditField: TypeAlias = Annotated[
     Annotated[Edit, Field(discriminator="method")], BeforeValidator(_read_edit)
@@ -229,15 +185,20 @@ METHODS: dict[str, type[AnyVariant]] = {
     **{kind.model_fields["method"].default: kind for kind in (MatchedMerge, Noise)},
 }
 PARAMETERS: tuple[str, ...] = tuple(
-    dict.fromkeys(name for kind in METHODS.values() for name in kind.model_fields)
+    dict.fromkeys(
+        name for kind in METHODS.values() for name in kind.model_fields if name not in OF_SELECTION
+    )
 )
-"""Every parameter of any method, ``method`` itself first."""
+"""Every parameter that a recipe may have as a field of its own, ``method`` itself first."""
 
-_OF = re.compile(r"(?:\A|,)of=(.*)\Z", re.DOTALL)
+_LAST = {"free": re.compile(r"(?:\A|,)(gains)=(.*)\Z", re.DOTALL)}
+_OF = re.compile(r"(?:\A|,)(of)=(.*)\Z", re.DOTALL)
 
 
 def parse_variant(text: str) -> AnyVariant:
-    """Parse ``method`` or ``method:name=value,name=value``; ``of=`` comes last.
+    """Parse ``method`` or ``method:name=value,name=value``; the items of a list have + between.
+
+    ``of=`` comes last and takes the rest, as does the JSON of ``free:gains=``.
 
     Raises RecipeError for an unknown method, a malformed parameter or a value out of range.
 
@@ -252,10 +213,10 @@ def parse_variant(text: str) -> AnyVariant:
             f"variant {text!r}: unknown method {method!r}; expected one of {', '.join(METHODS)}"
         )
     parameters: dict[str, str] = {}
-    nested = _OF.search(tail)
-    if nested is not None:
-        parameters["of"] = nested[1]
-        tail = tail[: nested.start()]
+    last = _LAST.get(method, _OF).search(tail)
+    if last is not None:
+        parameters[last[1]] = last[2]
+        tail = tail[: last.start()]
     for part in filter(None, tail.split(",")):
         name, equals, value = part.partition("=")
         if not equals or not name or not value or name in parameters:
@@ -271,10 +232,17 @@ def parse_variant(text: str) -> AnyVariant:
 
 
 def parameters_of(variant: AnyVariant) -> dict[str, Any]:
-    """The parameters that a variant was given or takes by default, in order; none that is unset."""
-    names = (name for name in type(variant).model_fields if name != "method")
-    found = {name: getattr(variant, name) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
+    """The parameters that a variant was given or takes by default, in order; none that is unset.
+
+    An empty list is one that is unset, but for the edges of ``free``, which has others by default.
+    """
+    kind = type(variant)
+    found = {name: getattr(variant, name) for name in kind.model_fields if name != "method"}
+    return {
+        name: value
+        for name, value in found.items()
+        if value is not None and (value != () or kind.model_fields[name].default != ())
+    }
 
 
 def parameters_shown(variant: AnyVariant) -> dict[str, str]:
@@ -283,10 +251,22 @@ def parameters_shown(variant: AnyVariant) -> dict[str, str]:
     >>> parameters_shown(parse_variant("noise:of=leading:gain=2,count=1"))
     {'seed': '0', 'of': 'leading:count=1,gain=2'}
     """
-    return {
-        name: variant_text(value) if name == "of" else repr(value).removesuffix(".0")
-        for name, value in parameters_of(variant).items()
-    }
+    shown = {name: _shown(value) for name, value in parameters_of(variant).items()}
+    if isinstance(variant, Free):
+        shown["gains"] = json.dumps(variant.model_dump(mode="json")["gains"])
+    return shown
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case str():
+            return value
+        case tuple():
+            return "+".join(map(_shown, value)) or "none"
+        case int() | float():
+            return repr(value).removesuffix(".0")
+        case _:
+            return variant_text(value)
 
 
 def explanation(variant: AnyVariant) -> str:
@@ -311,15 +291,23 @@ def variant_text(variant: AnyVariant) -> str:
 def variant_name(variant: AnyVariant) -> str:
     """Folder name of a variant, the same every time for the same parameters.
 
+    It has letters, digits and ``+-._`` only. The gains of ``free``, and what would make a name of
+    more than ``LONGEST_NAME`` characters, are told by the beginning of a SHA-256.
+
     >>> variant_name(Timber(lam=0.2)), variant_name(TimberL())
     ('timber_lam0.2', 'timber-l')
     >>> variant_name(Noise(seed=3, of=Timber()))
     'noise_seed3_of_timber_lam0.2'
+    >>> variant_name(Free(gains={"*.q_proj.weight": [0.3, 1.2]}))
+    'free_b1903dee88'
     """
-    shown = parameters_shown(variant)
-    if isinstance(variant, MatchedMerge | Noise):
+    if isinstance(variant, Free):
+        return variant.short_name
+    shown = {name: _shown(value) for name, value in parameters_of(variant).items() if name != "of"}
+    if isinstance(variant, Within | MatchedMerge | Noise):
         shown["of"] = f"_{variant_name(variant.of)}"
-    return "_".join([variant.method, *(name + value for name, value in shown.items())])
+    name = "_".join([variant.method, *(name + value for name, value in shown.items())])
+    return name if len(name) <= LONGEST_NAME else digest_name(variant)
 
 
 def _read_variant(value: object) -> object:

@@ -46,7 +46,7 @@ class MatrixRecord:
     Attributes:
         rows, columns: shape of the weight.
         route: one of ``spectral.ladder``: ``float32``, ``ritz``, …, ``svd``; ``zero delta`` and
-            ``no decomposition`` need none.
+            ``no decomposition`` need none, whatever was decomposed of Base.
         delta_norm, instruct_norm: Frobenius norms.
         effective_rank: of the delta, with a bound on its error.
         cut: Timber's K.

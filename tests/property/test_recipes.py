@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,25 @@ from hypothesis import strategies as st
 from timberkit.config import (
     AnyVariant,
     Band,
+    BaseSubspace,
+    Free,
     Leading,
     Linear,
     MatchedMerge,
     Merge,
     MpCut,
     Noise,
+    Ramp,
     RankCut,
     RankOne,
     RefineRecipe,
     Shrink,
+    Steps,
     Timber,
     TimberL,
     TruncateEnergy,
     TruncateRank,
+    Within,
     build_recipe,
     parse_layers,
     parse_variant,
@@ -43,7 +49,24 @@ MANY = settings(max_examples=80, deadline=None, derandomize=True)
 unit = st.floats(0.0, 1.0).map(abs)
 fraction = st.floats(0.0, 1.0, exclude_min=True)
 gain = st.floats(-10.0, 10.0)
-edits: st.SearchStrategy[Any] = st.one_of(
+edges = st.lists(st.integers(1, 2**40), max_size=3, unique=True).map(sorted).map(tuple)
+
+
+def with_gains(edges: tuple[int, ...]) -> st.SearchStrategy[tuple[float, ...]]:
+    """As many gains as these edges ask for."""
+    count = len(edges) + 1
+    return st.lists(gain, min_size=count, max_size=count).map(tuple)
+
+
+def free_of(edges: tuple[int, ...]) -> st.SearchStrategy[Free]:
+    """Gains by any names and patterns: those that look like text of ours, too."""
+    names = st.text(min_size=1) | st.from_regex(r"\A[a-c*?]{1,4}( \[[0-9]\])?(,of=[a]|,gains=)?\Z")
+    entries = st.tuples(names, with_gains(edges))
+    listed = st.lists(entries, min_size=1, max_size=4, unique_by=lambda entry: entry[0])
+    return listed.map(lambda gains: Free(edges=edges, gains=tuple(gains)))
+
+
+plain_edits: st.SearchStrategy[Any] = st.one_of(
     st.builds(Timber, lam=unit),
     st.just(TimberL()),
     st.builds(TruncateRank, ratio=fraction),
@@ -58,7 +81,24 @@ edits: st.SearchStrategy[Any] = st.one_of(
     .filter(lambda found: found[0] != found[1])
     .map(lambda found: Band(start=min(found[:2]), stop=max(found[:2]), gain=found[2])),
     st.builds(Linear, first=gain, last=gain),
+    edges.flatmap(lambda found: st.builds(Steps, edges=st.just(found), gains=with_gains(found))),
+    st.builds(BaseSubspace, share=fraction, inside=gain, outside=gain),
+    st.builds(Ramp, first=gain, last=gain),
+    edges.flatmap(free_of),
 )
+parts = st.fixed_dictionaries(
+    {},
+    optional={
+        "families": st.lists(
+            st.sampled_from(["attention", "ffn", "expert", "unknown"]), min_size=1
+        ),
+        "modules": st.lists(st.from_regex(r"\A[A-Za-z0-9_-]{1,8}\Z"), min_size=1, max_size=3),
+        "layers": st.sampled_from(["0", "1-3", "2,4-9", "2+4-9+3", " 7 "]),
+        "start": st.floats(0.0, 0.4).map(abs),
+        "stop": st.floats(0.5, 1.0),
+    },
+).filter(bool)
+edits = plain_edits | st.builds(lambda part, of: Within(**part, of=of), parts, plain_edits)
 variants: st.SearchStrategy[AnyVariant] = st.one_of(
     edits,
     st.builds(MatchedMerge, of=edits),
@@ -127,7 +167,8 @@ def test_names_are_equal_exactly_for_equal_variants(first: AnyVariant, second: A
     assert (variant_name(first) == variant_name(second)) is (first == second)
     name = variant_name(first)
     assert parse_variant(variant_text(first)) == first
-    assert not set(name) & set("/\\ \0")
+    assert re.fullmatch(r"[A-Za-z0-9+._-]{1,100}", name)
+    assert name not in (".", "..")
 
 
 @MANY

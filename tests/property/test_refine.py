@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from timberkit.config import (
     AnyVariant,
     Band,
+    BaseSubspace,
     Leading,
     Linear,
     MatchedMerge,
@@ -22,6 +23,7 @@ from timberkit.config import (
     RankCut,
     RankOne,
     Shrink,
+    Steps,
     Timber,
     TimberL,
     TruncateEnergy,
@@ -53,6 +55,11 @@ edits = st.one_of(
     st.builds(Leading, count=st.integers(1, 20), gain=gain),
     st.builds(Band, start=st.floats(0.0, 0.5), stop=st.floats(0.51, 1.0), gain=gain),
     st.builds(Linear, first=gain, last=gain),
+    st.builds(Steps, gains=st.tuples(gain)),
+    st.builds(
+        Steps, edges=st.sampled_from([(1, 2), (2, 5), (3, 40)]), gains=st.tuples(gain, gain, gain)
+    ),
+    st.builds(BaseSubspace, share=fraction, inside=gain, outside=gain),
 )
 variants = st.one_of(
     edits,
@@ -114,13 +121,16 @@ def test_all_gains_one_is_instruct_and_all_gains_zero_is_base_bit_for_bit(
         Merge(mu=1.0),
         TruncateRank(ratio=1.0),
         TruncateEnergy(energy=1.0),
+        Steps(edges=(2,), gains=(1.0, 1.0)),
+        BaseSubspace(share=0.5),
     ]
     with one_thread():
         for weight in refine_matrix(base, instruct, keep).weights:
             assert bits(weight) == bits(instruct)
         if bool((base.double() != instruct.double()).any()):
-            dropped = refine_matrix(base, instruct, [Merge(mu=0.0)]).weights[0]
-            assert bits(dropped) == bits(base.to(instruct.dtype))
+            drop = [Merge(mu=0.0), Steps(gains=(0.0,)), BaseSubspace(share=1, inside=0, outside=0)]
+            for dropped in refine_matrix(base, instruct, drop).weights:
+                assert bits(dropped) == bits(base.to(instruct.dtype))
 
 
 @MANY

@@ -33,11 +33,21 @@ EDITS: tuple[AnyVariant, ...] = parse_variants(
         "band:start=0.4,stop=0.9,gain=10",
         "linear:first=1,last=0.2",
         "linear:first=-2,last=5",
+        "steps:edges=4+16,gains=0.3+1.2+1",
+        "steps:edges=1+2+3,gains=-4+1+0.5+0",
+        "steps:gains=1.3",
+        "base-subspace:share=0.1,inside=0",
+        "base-subspace:share=0.6,inside=3,outside=-0.5",
+        "base-subspace:share=1,inside=0.5",
         "matched-merge:of=timber:lam=0.2",
         "matched-merge:of=shrink",
         "noise:seed=3,of=timber:lam=0.2",
         "noise:seed=3,of=band:start=0,stop=0.5,gain=4",
         "noise:of=merge:mu=0.7",
+        "matched-merge:of=steps:gains=1.3",
+        "noise:of=steps:gains=1.3",
+        "matched-merge:of=base-subspace:share=0.3,inside=0",
+        "noise:seed=3,of=base-subspace:share=0.6,inside=3,outside=-0.5",
     ]
 )
 SHAPES = [(96, 48), (48, 96), (64, 64), (1, 40), (40, 1), (2, 2), (3, 2)]
@@ -174,6 +184,10 @@ def test_whether_a_delta_is_held_and_in_which_blocks_it_is_read_changes_no_byte(
         "linear:first=2,last=-1",
         "band:start=0,stop=1,gain=9",
         "rank-one",
+        "steps:edges=4,gains=0.3+1.2",
+        "steps:gains=1.5",
+        "base-subspace:share=0.2,inside=0",
+        "base-subspace:share=0.5,inside=2,outside=0.9",
     ],
 )
 def test_controls_move_a_weight_exactly_as_far_as_their_edit(

@@ -75,6 +75,7 @@ def test_the_methods_are_those_of_the_table() -> None:
     assert list(METHODS) == [
         *("timber", "timber-l", "truncate-rank", "truncate-energy", "merge"),
         *("rank-cut", "mp-cut", "shrink", "rank-one", "leading", "band", "linear"),
+        *("steps", "base-subspace", "ramp", "free", "within"),
         *("matched-merge", "noise"),
     ]
 

@@ -8,24 +8,31 @@ from typing import Any
 
 import pytest
 
-from timberkit.config import build_recipe, read_recipe_fields
+from timberkit.config import Selection, build_analyze_recipe, build_recipe, read_recipe_fields
+from timberkit.edits import (
+    Band,
+    BaseSubspace,
+    Free,
+    Leading,
+    Linear,
+    Merge,
+    MpCut,
+    Ramp,
+    RankCut,
+    RankOne,
+    Shrink,
+    Steps,
+    Timber,
+    TimberL,
+)
 from timberkit.errors import RecipeError
 from timberkit.methods import (
     METHODS,
     PARAMETERS,
     AnyVariant,
-    Band,
-    Leading,
-    Linear,
     MatchedMerge,
-    Merge,
-    MpCut,
     Noise,
-    RankCut,
-    RankOne,
-    Shrink,
-    Timber,
-    TimberL,
+    Within,
     explanation,
     parameters_shown,
     parse_variant,
@@ -59,6 +66,43 @@ EXAMPLES: list[tuple[str, AnyVariant, str]] = [
         "noise_seed3_of_leading_count1_gain2",
     ),
     ("noise:of=merge:mu=0.8", Noise(of=Merge(mu=0.8)), "noise_seed0_of_merge_mu0.8"),
+    (
+        "steps:edges=4+16,gains=0.3+1.2+1",
+        Steps(edges=(4, 16), gains=(0.3, 1.2, 1)),
+        "steps_edges4+16_gains0.3+1.2+1",
+    ),
+    ("steps:gains=-0.0", Steps(gains=(0,)), "steps_gains0"),
+    ("ramp:first=0.5,last=1", Ramp(first=0.5, last=1), "ramp_first0.5_last1"),
+    (
+        "base-subspace:share=0.1,inside=0",
+        BaseSubspace(share=0.1, inside=0, outside=1),
+        "base-subspace_share0.1_inside0_outside1",
+    ),
+    (
+        "within:families=ffn+attention+ffn,start=0,stop=0.25,of=timber-l",
+        Within(families=("attention", "ffn"), start=0, stop=0.25, of=TimberL()),
+        "within_familiesattention+ffn_start0_stop0.25_of_timber-l",
+    ),
+    (
+        "within:layers=04-20+7,modules=q_proj,of=ramp:first=1,last=0",
+        Within(layers="4-20,7", modules=("q_proj",), of=Ramp(first=1, last=0)),
+        "within_modulesq_proj_layers4-20+7_of_ramp_first1_last0",
+    ),
+    (
+        'free:gains={"b": [1, 2], "*,of=": [3, 4.5], "a [3]": [0, 1]}',
+        Free(edges=(4,), gains=(("a [3]", (0, 1)), ("b", (1, 2)), ("*,of=", (3, 4.5)))),
+        "free_4d91263e91",
+    ),
+    (
+        'free:edges=none,gains=[["b*", [1]], ["*a", [2]]]',
+        Free(edges=(), gains=(("b*", (1,)), ("*a", (2,)))),
+        "free_d5d65e8b44",
+    ),
+    (
+        'noise:of=within:layers=3,of=free:edges=1,gains={"x": [1, 2]}',
+        Noise(of=Within(layers="3", of=Free(edges=(1,), gains=(("x", (1, 2)),)))),
+        "noise_seed0_of_within_layers3_of_free_a6ee405a50",
+    ),
 ]
 
 
@@ -100,6 +144,45 @@ def test_flat_fields_of_a_recipe_name_any_method() -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
+        ("steps:edges=4,gains=1", "found 1 gains for 1 edges, expected 2"),
+        ("steps:edges=4+4,gains=1+1+1", "edges: found 4+4, expected numbers of directions that"),
+        ("steps:edges=16+4,gains=1+1+1", "edges: found 16+4"),
+        ("steps:edges=0,gains=1+1", "edges.0"),
+        ("steps:edges=4+x,gains=1+1+1", "edges.1"),
+        ("steps:edges=4", "gains: Field required"),
+        ("steps:gains=11", "gains.0"),
+        ("steps:gains=inf", "gains.0"),
+        ("steps:gains=none", "gains"),
+        ("ramp:first=1", "last: Field required"),
+        ("ramp:first=-11,last=1", "first"),
+        ("base-subspace:inside=0", "share: Field required"),
+        ("base-subspace:share=0,inside=0", "share"),
+        ("base-subspace:share=0.5,inside=nan", "inside"),
+        ("within:of=timber", "expected at least one of families, modules, layers, start and stop"),
+        ("within:families=attention", "of: Field required"),
+        ("within:families=all-linear,of=timber", "families.0"),
+        ("within:modules=a/b,of=timber", "modules.0"),
+        ("within:layers=9-4,of=timber", "runs backwards"),
+        ("within:layers=,of=timber", "cannot read 'layers='"),
+        ("within:start=0.5,stop=0.5,of=timber", "expected start below"),
+        ("within:start=1,of=timber", "start"),
+        ("within:layers=1,of=within:layers=2,of=timber", "of: expected an edit"),
+        ("within:layers=1,of=noise:of=timber", "of: expected an edit"),
+        ("within:layers=1," + "of=within:layers=1," * 5_000, "of: expected an edit"),
+        ("free", "gains: Field required"),
+        ("free:gains=", "gains: cannot be read as JSON"),
+        ("free:gains=0.5", "gains: "),
+        ("free:gains=[[", "gains: cannot be read as JSON"),
+        ("free:gains=" + "[" * 100_000, "gains: "),
+        ("free:gains={}", "gains: "),
+        ('free:gains={"x": [1]}', "gains of 'x': found 1 gains for 1 edges, expected 2"),
+        ('free:gains={"x": [1, 1], "x": [1, 2]}', "'x' given more than once"),
+        ('free:gains={"": [1, 1]}', "gains.0.0"),
+        ('free:gains={"x": [1, NaN]}', "gains.0.1.1"),
+        ('free:gains={"x": [1, 1e999]}', "gains.0.1.1"),
+        ('free:gains={"x": {"y": 1}}', "gains.0.1"),
+        ('free:gains={"\\ud800": [1, 1]}', "gains.0.0"),
+        ('free:gains={"x": [1, 1]},edges=1', "gains: cannot be read as JSON"),
         ("rank-cut", "scale: Field required"),
         ("rank-cut:scale=0", "scale"),
         ("rank-cut:scale=101", "scale"),
@@ -155,6 +238,65 @@ def test_the_gains_zero_and_minus_zero_have_one_name() -> None:
     for kind in (Band(start=0, stop=1, gain=-0.0), Leading(count=1, gain=-0.0)):
         assert variant_name(kind).endswith("gain0")
     assert variant_name(Linear(first=-0.0, last=0.0)) == "linear_first0_last0"
+
+
+def test_names_are_safe_parts_of_a_path_however_long_the_variant() -> None:
+    long = "within:families=attention+expert+ffn+head+router,modules=k_proj+q_proj+v_proj"
+    for text in (
+        f"{long},of=steps:edges=1+2+3,gains=0.123456789+0.2+0.3+0.4",
+        f"noise:seed={2**62},of={long},of=timber",
+        "steps:edges=" + "+".join(map(str, range(1, 60))) + ",gains=" + "+".join(["1"] * 60),
+        'free:gains={"../*/x y": [1, 2]}',
+    ):
+        variant = parse_variant(text)
+        assert re.fullmatch(r"[a-z-]+_[0-9a-f]{10}", variant_name(variant))
+        assert variant_name(variant).startswith(variant.method)
+        assert variant_name(variant) == variant_name(parse_variant(variant_text(variant)))
+    assert variant_name(parse_variant(f"{long},of=timber")) != variant_name(
+        parse_variant(f"{long},of=timber-l")
+    )
+
+
+def test_the_order_of_names_is_nothing_and_that_of_patterns_is_kept() -> None:
+    def free(**gains: list[float]) -> Free:
+        return Free.model_validate({"gains": gains, "edges": []})
+
+    assert free(a=[1], b=[2]) == free(b=[2], a=[1])
+    first, second = free(**{"a*": [1], "*b": [2]}), free(**{"*b": [2], "a*": [1]})
+    assert first != second
+    assert variant_name(first) != variant_name(second)
+    # A mapping that is sorted on its way, as in a manifest, could not say which comes first.
+    assert first.model_dump(mode="json")["gains"] == [["a*", [1.0]], ["*b", [2.0]]]
+    assert free(**{"a*": [1], "b": [2]}).model_dump()["gains"] == {"b": [2.0], "a*": [1.0]}
+    for variant in (first, second):
+        assert recipe(variant.model_dump(mode="json")).variants == (variant,)
+
+
+def test_lists_in_a_recipe_may_be_texts_lists_or_single_values(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "base: a/b\ninstruct: a/c\nvariants:\n"
+        "  - {method: steps, edges: 4, gains: [0.5, 1]}\n"
+        "  - {method: steps, edges: [4, 8], gains: 0.5+1+0}\n"
+        "  - {method: within, families: ffn, layers: 3, of: timber}\n"
+        "  - {method: within, families: [ffn], layers: '1, 3-4', of: {method: timber}}\n"
+        "  - method: free\n    edges: none\n    gains:\n      x: 0.5\n      y [2]: [1]\n"
+    )
+    found = build_recipe(read_recipe_fields(path)).variants
+    assert [variant_text(variant) for variant in found] == [
+        "steps:edges=4,gains=0.5+1",
+        "steps:edges=4+8,gains=0.5+1+0",
+        "within:families=ffn,layers=3,of=timber:lam=0.2",
+        "within:families=ffn,layers=1+3-4,of=timber:lam=0.2",
+        'free:edges=none,gains={"x": [0.5], "y [2]": [1.0]}',
+    ]
+
+
+def test_the_selection_of_a_recipe_is_not_taken_for_a_part_of_a_method() -> None:
+    assert not set(PARAMETERS) & set(Selection.model_fields)
+    fields = {"base": "a/b", "instruct": "a/c", "method": "merge", "mu": 0.5, "layers": "0-3"}
+    assert build_recipe(fields).selection.layers == "0-3"
+    assert build_analyze_recipe({**fields, "families": ["ffn"]}).selection.families == ("ffn",)
 
 
 def test_what_a_method_does_is_said_in_one_plain_sentence() -> None:

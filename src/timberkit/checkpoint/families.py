@@ -16,24 +16,9 @@ import fnmatch
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from timberkit.config import Selection
-
-Kind: TypeAlias = Literal[
-    "attention",
-    "ffn",
-    "expert",
-    "router",
-    "embedding",
-    "head",
-    "norm",
-    "bias",
-    "vision",
-    "convolution",
-    "ssm",
-    "unknown",
-]
+from timberkit.parts import PARAMETER, Kind, module_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +46,6 @@ class Matrices:
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|decoder_layers)\.(\d{1,6})(?=\.|$)", re.ASCII)
 _EXPERT = re.compile(r"\.experts\.(\d{1,6})(?=\.|$)", re.ASCII)
-_PARAMETER = re.compile(r"\.(weight|bias)$")
 _NORM = re.compile(r"norm|^ln(_|\d|$)|(^|_)ln$", re.IGNORECASE)
 _BIAS = re.compile(r"(^|_)bias$")
 
@@ -123,13 +107,13 @@ def classify(name: str, shape: tuple[int, ...]) -> Role:
     >>> classify("model.layers.3.mlp.gate.weight", (128, 64)).kind
     'router'
     """
-    parts = _PARAMETER.sub("", name).split(".")
+    parts = PARAMETER.sub("", name).split(".")
     layer, expert = _LAYER.search(name), _EXPERT.search(name)
     return Role(
         kind=_kind(name, parts, len(shape), in_layer=layer is not None),
         layer=None if layer is None else int(layer[1]),
         expert=None if expert is None else int(expert[1]),
-        module=next((part for part in reversed(parts) if not part.isdigit()), name),
+        module=module_name(name),
     )
 
 
@@ -141,7 +125,7 @@ def module_path(name: str) -> str:
     >>> module_path("model.layers.3.mlp.experts.17.down_proj.weight"), module_path("lm_head.weight")
     ('mlp.experts.down_proj', 'lm_head')
     """
-    stem = _PARAMETER.sub("", name)
+    stem = PARAMETER.sub("", name)
     layer = _LAYER.search(stem)
     words = stem[0 if layer is None else layer.end() :].split(".")
     words = [word for word in words if word and not word.isdigit()]

@@ -16,7 +16,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import scipy
 
-from timberkit.config import Linear, Timber
+from timberkit.config import AnyVariant, Linear, Timber, at
 from timberkit.dtypes import narrow, raw_dtype
 from timberkit.engine.execute import one_thread
 from timberkit.engine.fork_server import context as fork_server_context
@@ -33,7 +33,9 @@ from timberkit.engine.fork_server import usable_cores
 from timberkit.engine.job import HELD_BYTES
 from timberkit.engine.plan import RefinementPlan
 from timberkit.engine.tasks import RefineTask, Task
+from timberkit.spectral.decompose import BLOCK_ELEMENTS
 from timberkit.spectral.delta import HELD_ELEMENTS, ROW_BLOCK_ELEMENTS
+from timberkit.spectral.filters import in_base_subspace, needs_decomposition
 from timberkit.spectral.refine import StoredMatrix, refine_rows
 
 PROCESS_BYTES = 400 << 20
@@ -44,6 +46,10 @@ WRITE_BYTES_PER_SECOND = 400e6
 """Assumed of the disk: slower than most, faster than some networks."""
 REDUCTION_WEIGHT = 2.5
 """Time of an operation of the reduction and the eigenvectors over that of a matrix product."""
+DOUBLE_WEIGHT = 1.4
+"""Time of an operation in float64 over that of one in float32."""
+BLEND_OPERATIONS = 300.0
+"""Operations of a matrix product in the time that blending and writing one element takes."""
 WORTH_A_WORKER_SECONDS = 3.0
 """Expected work that pays for starting more than one process."""
 LEADING = 8
@@ -114,6 +120,32 @@ def matrix_cost(rows: int, columns: int) -> float:
     return products + REDUCTION_WEIGHT * reduction
 
 
+def base_subspace_cost(rows: int, columns: int, share: float) -> float:
+    """Cost of an edit in Base's subspaces, in the unit of ``matrix_cost``: all of it in float64."""
+    r = min(rows, columns)
+    k = share * r
+    products = rows * columns * (r + 6 * k) + 4 * max(rows, columns) * k**2
+    return DOUBLE_WEIGHT * (products + REDUCTION_WEIGHT * (4 / 3 * r**3 + 4 * r**2 * k))
+
+
+def pass_cost(rows: int, columns: int, variants: Sequence[AnyVariant]) -> float:
+    """Cost of one pass over a matrix for all ``variants``, as they are at its place.
+
+    ``matrix_cost`` once if the delta has to be decomposed for any of them, and once what Base's
+    subspaces take; merges and copies cost their elements.
+    """
+    cost = BLEND_OPERATIONS * rows * columns * len(variants)
+    if any(map(needs_decomposition, variants)):
+        cost = max(cost, matrix_cost(rows, columns))
+    share = largest_share(variants)
+    return cost + (base_subspace_cost(rows, columns, share) if share else 0.0)
+
+
+def largest_share(variants: Iterable[AnyVariant]) -> float:
+    """Largest share of Base's directions that any method asks for, 0.0 if none does."""
+    return max((edit.share for v in variants if (edit := in_base_subspace(v))), default=0.0)
+
+
 def relative_cost(task: Task) -> float:
     """Expected time of a task in arbitrary units, for progress bars."""
     if isinstance(task, RefineTask):
@@ -121,10 +153,13 @@ def relative_cost(task: Task) -> float:
     return task.work_bytes / COPY_BYTES_PER_SECOND
 
 
-def task_memory_bytes(task: RefineTask, variants: int, *, all_directions: bool = False) -> int:
+def task_memory_bytes(
+    task: RefineTask, variants: int, *, all_directions: bool = False, share: float = 0.0
+) -> int:
     """Peak memory of one matrix by the float64 Gram route, sources included.
 
-    Up to half of the directions are assumed to be needed, or all. A large tall weight is read,
+    Up to half of the directions are assumed to be needed, or all; and of Base's a ``share``, in a
+    step of its own. A large tall weight is read,
     computed and written in blocks. The rare full SVD (a tie at the cut, a delta of low rank) takes
     about ``24 m n`` bytes more.
     """
@@ -143,7 +178,11 @@ def task_memory_bytes(task: RefineTask, variants: int, *, all_directions: bool =
     gram = 3 * 8 * r * r
     vectors = (r if all_directions else r // 2) * (3 * 8 * r + (0 if tall else 8 * longest))
     blocks = (6 + variants) * 8 * min(elements, ROW_BLOCK_ELEMENTS)
-    return sources + held + exact + gram + vectors + blocks
+    # Of Base's directions: on both sides, while they are computed, and what is made of them; and
+    # the blocks that become float64 for them.
+    subspaces = int(share * r) * 3 * 8 * (task.rows + task.columns)
+    subspaces += 3 * 8 * min(elements, BLOCK_ELEMENTS) if share else 0
+    return sources + held + exact + gram + max(vectors, subspaces) + blocks
 
 
 def estimate(
@@ -174,21 +213,27 @@ def default_workers(plan: RefinementPlan) -> int:
 
 def worker_memory_bytes(plan: RefinementPlan) -> int:
     """Peak memory of a worker: the process and its largest matrix."""
-    variants = plan.recipe.variants
-    every = any(isinstance(variant, Linear) for variant in variants)
-    largest = (
-        task_memory_bytes(task, len(variants), all_directions=every) for task in plan.refine_tasks
-    )
-    return PROCESS_BYTES + max(largest, default=0)
+    largest, layers = 0, plan.layers
+    for task in plan.refine_tasks:
+        position = task.position(layers)
+        variants = [at(variant, position) for variant in plan.recipe.variants]
+        every = any(isinstance(variant, Linear) for variant in variants)
+        found = task_memory_bytes(
+            task, len(variants), all_directions=every, share=largest_share(variants)
+        )
+        largest = max(largest, found)
+    return PROCESS_BYTES + largest
 
 
 def _seconds(
     plan: RefinementPlan, tasks: Sequence[RefineTask], workers: int, calibration: Calibration
 ) -> float:
     """Start, the longest queue of work, and hashes: each output file by one worker."""
-    queues = [0.0] * workers
+    queues, layers = [0.0] * workers, plan.layers
     for task in tasks:  # the plan has them largest first
-        seconds = matrix_cost(task.rows, task.columns) / calibration.rate(
+        position = task.position(layers)
+        variants = [at(variant, position) for variant in plan.recipe.variants]
+        seconds = pass_cost(task.rows, task.columns, variants) / calibration.rate(
             min(task.rows, task.columns)
         )
         place = queues.index(min(queues))

@@ -6,22 +6,23 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from timberkit.checkpoint.families import matrix_shapes
+from timberkit.checkpoint.families import Matrices, matrix_shapes
 from timberkit.checkpoint.layout import TensorEntry
 from timberkit.checkpoint.reader import TORCH_NAMES
 from timberkit.config import (
     DEFAULT_FAMILIES,
     AnyVariant,
-    Selection,
+    Position,
+    at,
     build_selection,
     parse_variants,
     variant_name,
 )
 from timberkit.engine.execute import one_thread
 from timberkit.engine.job import refuse_overflow
-from timberkit.engine.plan import select_tensors
-from timberkit.engine.tasks import matrix_name
+from timberkit.engine.plan import PlannedTensor, count_layers, select_tensors
 from timberkit.errors import CheckpointError, InputError, SpectrumError
+from timberkit.placing import check_places
 from timberkit.spectral.refine import refine_matrix
 
 _STORED_DTYPES = {getattr(torch, name): stored for stored, name in TORCH_NAMES.items()
@@ -51,14 +52,17 @@ def refine_state_dicts(
         refined are Instruct's own objects (unless cast), not copies; nothing is changed in place.
 
     Raises:
-        As ``select_tensors``; CheckpointError for a tensor that is not on the CPU or of a dtype
-        that no checkpoint has; SpectrumError for NaN or Inf, naming the tensor.
+        As ``select_tensors`` and ``check_places``; CheckpointError for a tensor that is not on the
+        CPU or of a dtype that no checkpoint has; SpectrumError for NaN or Inf, naming the tensor.
 
     Cost: as ``refine_matrix`` for each selected tensor, in this process, with one thread.
     """
     selection = build_selection(families, layers, include, exclude)
     chosen = parse_variants([variants] if isinstance(variants, str | AnyVariant) else variants)
     planned = select_tensors(_entries(base), _entries(instruct), selection)
+    depth = count_layers(planned)
+    positions = {tensor.name: _positions(tensor, depth) for tensor in planned}
+    check_places(chosen, [position for found in positions.values() for position in found])
     results: dict[str, dict[str, torch.Tensor]] = {variant_name(v): {} for v in chosen}
     with one_thread():
         for tensor in planned:
@@ -71,42 +75,46 @@ def refine_state_dicts(
                 for result in results.values():
                     result[tensor.name] = kept
                 continue
-            refined = _refine(tensor.name, base[tensor.name], source, chosen, selection, dtype)
+            shape = matrix_shapes(tensor.shape, selection)
+            pair = (base[tensor.name], source)
+            refined = _refine(pair, shape, chosen, positions[tensor.name], dtype)
             for result, weight in zip(results.values(), refined, strict=True):
                 result[tensor.name] = weight
     return results
 
 
+def _positions(tensor: PlannedTensor, layers: int) -> list[Position]:
+    """Of each matrix of a tensor that is refined; none of one that is copied."""
+    places = range(tensor.matrices) if tensor.matrices != 1 else [None]
+    return [Position(tensor.name, tensor.family, tensor.layer, layers, place) for place in places]
+
+
 def _refine(
-    name: str,
-    base: torch.Tensor,
-    instruct: torch.Tensor,
+    pair: tuple[torch.Tensor, torch.Tensor],
+    matrices: Matrices,
     variants: Sequence[AnyVariant],
-    selection: Selection,
+    positions: Sequence[Position],
     dtype: torch.dtype | None,
 ) -> list[torch.Tensor]:
-    matrices = matrix_shapes(tuple(instruct.shape), selection)
     shape = (matrices.count, matrices.rows, matrices.cols)
-    slices = zip(
-        base.detach().reshape(shape).unbind(0), instruct.detach().reshape(shape).unbind(0),
-        strict=True,
-    )  # fmt: skip
+    base, instruct = (weight.detach().reshape(shape).unbind(0) for weight in pair)
+    name = positions[0].name
     try:
         parts = [
             refine_matrix(
                 before,
                 after,
-                variants,
+                [at(variant, position) for variant in variants],
                 dtype=dtype,
-                name=matrix_name(name, index if matrices.count > 1 else None),
+                name=position.matrix,
             ).weights
-            for index, (before, after) in enumerate(slices)
+            for before, after, position in zip(base, instruct, positions, strict=True)
         ]
     except SpectrumError as error:
         raise SpectrumError(f"tensor {name!r}: {error}") from None
     except InputError as error:
         raise CheckpointError(f"tensor {name!r}: {error}") from None
-    return [torch.stack(weights).reshape(instruct.shape) for weights in zip(*parts, strict=True)]
+    return [torch.stack(weights).reshape(pair[1].shape) for weights in zip(*parts, strict=True)]
 
 
 def _entries(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorEntry]:

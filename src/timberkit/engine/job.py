@@ -7,7 +7,8 @@ whoever keeps the journal syncs them first.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from timberkit import records
 from timberkit.checkpoint.manifest import hash_file
 from timberkit.checkpoint.reader import TORCH_NAMES, RowReader, read_range, torch_dtype
 from timberkit.checkpoint.writer import RowWriter, copy_range, write_at
-from timberkit.config import AnyVariant
+from timberkit.config import AnyVariant, at, variant_name
 from timberkit.engine.tasks import (
     CastTask,
     CopyTask,
@@ -39,10 +40,14 @@ HELD_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """What all tasks of a run share: the methods, the folder that each writes to, the device."""
+    """What all tasks of a run share: the methods, the folder that each writes to, the device.
+
+    ``layers`` is the number of layers of the model, for methods that depend on the place.
+    """
 
     variants: tuple[AnyVariant, ...] = ()
     folders: tuple[str, ...] = ()
+    layers: int = 0
     device: str = "cpu"
     preload: tuple[str, ...] = ()
     """Modules that every worker needs besides those of a refinement on the CPU."""
@@ -94,11 +99,12 @@ def _refine(context: JobContext, task: RefineTask) -> Outcome:
     started = time.perf_counter()
     shape = (task.rows, task.columns)
     targets = [Path(folder, task.target.path) for folder in context.folders]
+    position = task.position(context.layers)
     try:
         found = refine_rows(
             _rows_of(task.base, shape),
             _rows_of(task.instruct, shape),
-            context.variants,
+            [at(variant, position) for variant in context.variants],
             [RowWriter(path, task.target.start_byte, task.columns) for path in targets],
             dtype=TORCH_NAMES[task.target.dtype],
             device=context.device,
@@ -118,9 +124,19 @@ def _refine(context: JobContext, task: RefineTask) -> Outcome:
         family=task.family,
         layer=task.layer,
         seconds=time.perf_counter() - started,
-        matrix=found,
+        matrix=replace(found, changes=_named(found.changes, context.variants)),
     )
     return Outcome(task.key, tuple(map(str, targets)), record)
+
+
+def _named(
+    changes: Sequence[records.ChangeRecord], variants: Sequence[AnyVariant]
+) -> tuple[records.ChangeRecord, ...]:
+    """The changes under the names of the methods as they were asked for, whatever they are here."""
+    return tuple(
+        replace(change, variant=variant_name(variant))
+        for change, variant in zip(changes, variants, strict=True)
+    )
 
 
 def _rows_of(place: Place, shape: tuple[int, int]) -> Rows:

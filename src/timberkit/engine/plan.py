@@ -11,7 +11,7 @@ before a byte is written. Not here: how long it takes (``estimate``).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from timberkit.checkpoint.quantized import quantization
 from timberkit.config import RefineRecipe, Selection
 from timberkit.engine.tasks import CastTask, CopyTask, Place, RefineTask
 from timberkit.errors import CheckpointError, PairMismatchError, UsageError
+from timberkit.placing import check_places
 
 SAFETENSORS_DTYPE = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 STRUCTURE_FIELDS = (
@@ -80,6 +81,11 @@ class RefinementPlan:
         return tuple(tensor for tensor in self.tensors if tensor.action == "refine")
 
     @property
+    def layers(self) -> int:
+        """Number of layers of the model: see ``count_layers``."""
+        return count_layers(self.tensors)
+
+    @property
     def refine_tasks(self) -> tuple[RefineTask, ...]:
         """The matrices that are refined."""
         return tuple(task for task in self.tasks if isinstance(task, RefineTask))
@@ -94,6 +100,15 @@ class RefinementPlan:
     def output_bytes(self) -> int:
         """Bytes of weights of all variants together."""
         return self.layout.size_bytes * len(self.recipe.variants)
+
+
+def count_layers(tensors: Iterable[PlannedTensor]) -> int:
+    """Layers of a model by the names of Instruct's tensors: the highest number and one.
+
+    Towers of other modalities, which count layers of their own, aside; 0 without numbered layers.
+    """
+    numbers = (tensor.layer for tensor in tensors if tensor.family != "vision")
+    return max((number + 1 for number in numbers if number is not None), default=0)
 
 
 def select_tensors(
@@ -127,8 +142,9 @@ def select_tensors(
 def plan_refinement(base: Checkpoint, instruct: Checkpoint, recipe: RefineRecipe) -> RefinementPlan:
     """Plan a run on two validated checkpoints.
 
-    Raises as ``select_tensors``, PairMismatchError for models of different structure and
-    CheckpointError for quantised ones. O(number of tensors); reads one header per shard.
+    Raises as ``select_tensors``, PairMismatchError for models of different structure,
+    CheckpointError for quantised ones and UsageError for a method of which no matrix is meant
+    (``check_places``). O(number of tensors); reads one header per shard.
     """
     for checkpoint, which in ((base, "Base"), (instruct, "Instruct")):
         method = quantization(checkpoint)
@@ -147,6 +163,8 @@ def plan_refinement(base: Checkpoint, instruct: Checkpoint, recipe: RefineRecipe
         if tensor.action == "refine"
         for task in _refine_tasks(tensor, base, instruct, layout, recipe.selection)
     ]
+    layers = count_layers(tensors)
+    check_places(recipe.variants, [task.position(layers) for task in refine_tasks])
     refined = {tensor.name for tensor in tensors if tensor.action == "refine"}
     copies: list[CopyTask | CastTask] = [
         CopyTask(

@@ -232,6 +232,7 @@ def _run_in_stage(
     context = JobContext(
         variants=recipe.variants,
         folders=tuple(map(str, variant_folders(recipe, stage.tree).values())),
+        layers=planned.layers,
         device=recipe.device,
     )
     count = workers if workers is not None else default_workers(planned)

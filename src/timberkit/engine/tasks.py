@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from timberkit.config import KeepValues, Measure
+from timberkit.config import KeepValues, Measure, Position
+from timberkit.parts import matrix_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +21,6 @@ class Place:
     start_byte: int
     size_bytes: int
     dtype: str
-
-
-def matrix_name(name: str, index: int | None) -> str:
-    """Name of one matrix of a checkpoint: of its tensor, and its place in a fused one.
-
-    >>> matrix_name("mlp.experts", 3)
-    'mlp.experts [3]'
-    """
-    return name if index is None else f"{name} [{index}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +49,10 @@ class RefineTask:
     def matrix(self) -> str:
         """Name of the matrix, the same in every run of any pair: see ``matrix_name``."""
         return matrix_name(self.name, self.index)
+
+    def position(self, layers: int) -> Position:
+        """Where the matrix stands in a model of so many layers."""
+        return Position(self.name, self.family, self.layer, layers, self.index)
 
     @property
     def work_bytes(self) -> int:

@@ -27,7 +27,7 @@ from timberkit.checkpoint.manifest import (
     read_manifest,
 )
 from timberkit.checkpoint.reader import read_bytes, read_slice, read_tensor
-from timberkit.config import AnyVariant, RefineRecipe, Source, build_recipe, parse_variants
+from timberkit.config import AnyVariant, RefineRecipe, Source, at, build_recipe, parse_variants
 from timberkit.engine.analysis_files import ANALYSIS_KIND, read_analysis
 from timberkit.engine.execute import one_thread
 from timberkit.engine.job import load
@@ -283,12 +283,13 @@ def _check_oracle(
     tasks = sorted(plan.refine_tasks, key=lambda task: task.key)
     if sample is not None and sample < len(tasks):
         tasks = random.Random(seed).sample(tasks, sample)
-    lowest = 1.0
+    lowest, layers = 1.0, plan.layers
     for task in tasks:
         shape = (task.rows, task.columns)
         weight = _refined(checkpoint, task)
         base, instruct = load(task.base, shape), load(task.instruct, shape)
-        found = agreement(weight, base, instruct, variant, name=task.matrix)
+        here = at(variant, task.position(layers))
+        found = agreement(weight, base, instruct, here, name=task.matrix)
         lowest = min(lowest, found.identical)
         if not found.holds:
             return (

@@ -9,8 +9,10 @@ Two rounding errors may never be told apart exactly, so the promise is a bound:
   at most ``1e-6 ||delta|| + u ||W||`` plus ``2 ||d s_tied||``, where ``s_tied`` are the singular
   values within ``1e-6 s_1`` of a cut that has such on both of its sides, and ``d`` is how far their
   gains differ: among them the directions are not unique, and any choice is as right as the
-  oracle's. A tie that could round no more than ``HARMLESS_SHARE`` of the elements otherwise, such
-  as one of gains that differ by a hair, is none.
+  oracle's. For edits in subspaces of Base that are cut through a tie of its singular values, the
+  bound grows by what any other choice of them could move the weight (``OracleResult.free``). A tie
+  that could round no more than ``HARMLESS_SHARE`` of the elements otherwise, such as one of gains
+  that differ by a hair, is none.
 """
 
 from __future__ import annotations
@@ -21,11 +23,10 @@ import numpy as np
 import torch
 
 from timberkit.config import AnyVariant
-from timberkit.spectral.oracle import OracleResult, consult
+from timberkit.spectral.oracle import TIE, OracleResult, consult
 
 IDENTICAL_SHARE = 0.999
 LARGEST_ELEMENT_SHARE = 1e-6
-TIE = 1e-6
 HARMLESS_SHARE = 1e-4
 
 
@@ -68,7 +69,7 @@ def agreement(
     allowed = torch.exp2(torch.floor(torch.log2(magnitude))) * info.eps
     largest = float(rounded.to(torch.float64).abs().max())
     worst = float((difference / allowed.clamp(min=LARGEST_ELEMENT_SHARE * largest)).max())
-    tied = _tied_norm(found)
+    tied = found.free + _tied_norm(found)
     delta = instruct.to(torch.float64) - base.to(torch.float64)
     distance = float(torch.linalg.vector_norm(weight.to(torch.float64) - exact))
     bound = (

@@ -85,7 +85,7 @@ def filtered(
             for term, projection in zip(project.terms, projections, strict=True):
                 if place in term.factors:
                     value = projection * (term.factors[place] * delta.scale) + value
-            sink[rows] = _rounded(value, second, result, dtype)
+            sink[rows] = rounded(value, second, result, dtype)
     return written
 
 
@@ -118,7 +118,7 @@ def blended(
             for mu, block, copy, result in zip(gains, blocks, copies, written, strict=True):
                 if not copy:
                     value = end if mu == 1.0 else start if mu == 0.0 else delta * mu + start
-                    block[part] = _rounded(value, end, result, dtype)
+                    block[part] = rounded(value, end, result, dtype)
         for block, sink in zip(blocks, sinks, strict=True):
             sink[rows] = block
     return written, norms
@@ -142,14 +142,17 @@ def noised(
         weight = widen(instruct[rows], instruct.dtype, np.float64)
         for size, sink, result in zip(norms, sinks, written, strict=True):
             value = values * (size / unit) + weight if size else weight  # a zero keeps its sign
-            sink[rows] = _rounded(value, weight, result, dtype)
+            sink[rows] = rounded(value, weight, result, dtype)
     return written
 
 
-def _rounded(value: Matrix, instruct: Matrix, result: Written, dtype: str) -> Raw:
-    """A block rounded, and counted; ``instruct`` is the block in the working dtype."""
-    rounded = narrow(value, dtype)
-    back = widen(rounded, dtype, np.float32 if value.dtype == np.float32 else np.float64)
+def rounded(value: Matrix, instruct: Matrix, result: Written, dtype: str) -> Raw:
+    """A block rounded to ``dtype``, and counted; ``instruct`` is the block in the working dtype.
+
+    Raises InputError where a value overflows.
+    """
+    raw = narrow(value, dtype)
+    back = widen(raw, dtype, np.float32 if value.dtype == np.float32 else np.float64)
     with np.errstate(invalid="ignore"):  # the error of what overflowed is not finite either
         error = norm(back - value)
     if not math.isfinite(error):
@@ -158,7 +161,7 @@ def _rounded(value: Matrix, instruct: Matrix, result: Written, dtype: str) -> Ra
         )
     result.rounding = math.hypot(result.rounding, error)
     result.changed += int(np.count_nonzero(back != instruct))
-    return rounded
+    return raw
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,16 @@ therefore nothing but a rule that turns ``s`` into gains ``g`` (docs/methods.md 
 | `leading`         | `gain` for i < `count`, or ceil(`share` r), 1 after                     |
 | `band`            | `gain` for `start` r <= i < `stop` r, 1 elsewhere                       |
 | `linear`          | `first` + (`last` - `first`) i / (r - 1)                                |
+| `steps`           | `gains[0]` for i < `edges[0]`, `gains[1]` for i < `edges[1]`, …         |
 | `merge`           | `mu` everywhere (needs no decomposition)                                |
 | `matched-merge`   | 1 - norm(correction of `of`) / norm(delta) everywhere                   |
 | `noise`           | 1, and noise of the norm of the correction of `of` is added             |
 
 A rule with a threshold also says whether the threshold is *certain*: the same for every spectrum
 within the given errors; a rule whose gains move with the values bounds what that does to the
-weight. ``refine`` solves again, more precisely, until neither shows.
-A new method is its parameters in ``timberkit.methods``, one function here, and one test.
+weight. ``refine`` solves again, more precisely, until neither shows. ``base-subspace`` is no such
+rule: see ``base_subspace``.
+A new method is its parameters in ``timberkit.edits``, one function here, and one test.
 """
 
 from __future__ import annotations
@@ -35,23 +37,27 @@ from functools import singledispatch
 import numpy as np
 from numpy.typing import NDArray
 
-from timberkit.methods import (
-    AnyVariant,
+from timberkit.edits import (
     Band,
-    Edit,
+    BaseSubspace,
     Leading,
     Linear,
-    MatchedMerge,
     Merge,
     MpCut,
-    Noise,
     RankCut,
     RankOne,
     Shrink,
+    Steps,
     Timber,
     TimberL,
     TruncateEnergy,
     TruncateRank,
+)
+from timberkit.methods import (
+    AnyVariant,
+    Edit,
+    MatchedMerge,
+    Noise,
 )
 from timberkit.spectral.denoise import (
     NoiseLevel,
@@ -278,6 +284,23 @@ def linear(variant: Linear, spectrum: Spectrum) -> Gains:
 
 
 @gains.register
+def steps(variant: Steps, spectrum: Spectrum) -> Gains:
+    """``gains[j]`` for ``edges[j - 1] <= i < edges[j]``; edges beyond r do nothing."""
+    edges = np.array(variant.edges, dtype=np.int64)
+    place = np.searchsorted(edges, np.arange(spectrum.r), side="right")
+    return Gains(np.array(variant.gains)[place])
+
+
+@gains.register
+def base_subspace(variant: BaseSubspace, spectrum: Spectrum) -> Gains:
+    """The same everywhere, where inside and outside are; else no filter of the delta at all."""
+    gain = constant_gain(variant)
+    if gain is None:
+        raise ValueError("found base-subspace, expected a method that is a filter of the delta")
+    return Gains(np.full(spectrum.r, gain))
+
+
+@gains.register
 def merge(variant: Merge, spectrum: Spectrum) -> Gains:
     """``mu`` everywhere: plain interpolation, figure 6 of arXiv 2509.23595."""
     return Gains(np.full(spectrum.r, variant.mu))
@@ -298,8 +321,9 @@ def matched_merge(variant: MatchedMerge, spectrum: Spectrum) -> Gains:
     Below 0, where the edit moves it further than Base is away.
     """
     found, norm, error = _correction(variant.of, spectrum)
-    if found.constant is not None and found.constant <= 1.0:  # itself such a merge
-        return Gains(found.values, found.certain, found.error)
+    if found.constant is not None:  # itself a merge
+        matched = matched_gain(found.constant)
+        return Gains(np.full(spectrum.r, matched), found.certain, found.error)
     whole = float(np.linalg.norm(spectrum.singular_values))
     share = norm / whole if whole else 0.0
     error += share * float(np.linalg.norm(spectrum.errors))
@@ -313,13 +337,41 @@ def noise(variant: Noise, spectrum: Spectrum) -> Gains:
     return Gains(np.ones(spectrum.r), found.certain, error, noise=norm)
 
 
+def matched_gain(gain: float) -> float:
+    """The gain of the merge that moves a weight as far as one with this gain, towards Base.
+
+    >>> matched_gain(0.75), matched_gain(1.5)
+    (0.75, 0.5)
+    """
+    return gain if gain <= 1.0 else 2.0 - gain
+
+
 def constant_gain(variant: AnyVariant) -> float | None:
     """The gain of a method that is the same for every spectrum, else None."""
-    if isinstance(variant, MatchedMerge):
-        return constant_gain(variant.of)
-    return variant.mu if isinstance(variant, Merge) else None
+    match variant:
+        case MatchedMerge():
+            gain = constant_gain(variant.of)
+            return None if gain is None else matched_gain(gain)
+        case Merge():
+            return variant.mu
+        case Steps():
+            return variant.gains[0] if len(set(variant.gains)) == 1 else None
+        case BaseSubspace():
+            return variant.inside if variant.inside == variant.outside else None
+        case _:
+            return None
+
+
+def in_base_subspace(variant: AnyVariant) -> BaseSubspace | None:
+    """The edit in Base's singular subspaces that a method is, or is a control of, if it is one."""
+    edit = variant.of if isinstance(variant, MatchedMerge | Noise) else variant
+    return edit if isinstance(edit, BaseSubspace) and constant_gain(edit) is None else None
 
 
 def needs_decomposition(variant: AnyVariant) -> bool:
-    """Whether a method has to see the singular values: all but merges and what is made of them."""
-    return constant_gain(variant.of if isinstance(variant, Noise) else variant) is None
+    """Whether a method has to see the singular values of the delta.
+
+    All but constant gains, what lies in subspaces of Base, and controls of these.
+    """
+    constant = constant_gain(variant.of if isinstance(variant, Noise) else variant)
+    return constant is None and in_base_subspace(variant) is None

@@ -18,6 +18,8 @@ from timberkit.errors import SpectrumError
 
 INTEGER_TOLERANCE = 1e-9
 """An effective rank within this times r of an integer is taken as that integer."""
+VANISHING = 1e-7
+"""Of the largest singular value: smaller ones may be rounding of a float64 Gram matrix."""
 
 
 def _checked(singular_values: ArrayLike) -> NDArray[np.float64]:
@@ -141,3 +143,16 @@ def energy_share(singular_values: ArrayLike, head: int) -> float:
         return 1.0
     squares = np.square(values / largest)
     return min(float(squares[:head].sum() / squares.sum()), 1.0)
+
+
+def leading_count(singular_values: NDArray[np.float64], share: float) -> int:
+    """Number of leading directions, ``ceil(share * r)``, of those that a weight has at all.
+
+    Directions with less than ``VANISHING`` of the largest singular value are rounding: a weight
+    has none there. 0 for a weight of zeros. ``share`` in (0, 1]. O(r).
+
+    >>> leading_count(np.array([2.0, 1.0, 1.0, 0.0]), 0.5), leading_count(np.array([2.0, 0.0]), 1.0)
+    (2, 1)
+    """
+    present = int((singular_values > VANISHING * singular_values[0]).sum())
+    return min(max(ceil_within_tolerance(share * singular_values.size, 1), 1), present)

@@ -15,12 +15,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from timberkit.config import AnyVariant, Noise, variant_name
+from timberkit.config import AnyVariant, BaseSubspace, MatchedMerge, Noise, variant_name
 from timberkit.dtypes import FLOATING, Raw, raw_dtype
+from timberkit.placing import depends_on_place
 from timberkit.records import ChangeRecord, MatrixRecord
 from timberkit.spectral.assemble import Norms, Sink, Written, blended, filtered, noised
+from timberkit.spectral.base_subspace import base_subspaces, write_inside
 from timberkit.spectral.delta import PairDelta, Rows
-from timberkit.spectral.filters import Gains, Spectrum, constant_gain, needs_decomposition
+from timberkit.spectral.filters import (
+    Gains,
+    Spectrum,
+    constant_gain,
+    in_base_subspace,
+    matched_gain,
+    needs_decomposition,
+)
 from timberkit.spectral.ladder import Solved, asked_for, solve
 from timberkit.spectral.noise import NamedNoise
 from timberkit.spectral.rank import (
@@ -56,7 +65,8 @@ def refine_matrix(
 
     Args:
         base, instruct: (m, n) on the CPU, floating (bfloat16, float16, float32 or float64).
-        variants: the methods, at least one.
+        variants: the methods, at least one; what depends on where a matrix stands (``within``,
+            ``ramp``, ``free``) as it is there: ``config.at``.
         dtype: of the results; Instruct's when None. Rounded once, from the working precision.
         device: ``cpu``, or a torch device that takes the eigen-solve.
         name: of the tensor, which decides what ``noise`` draws; other methods need none.
@@ -68,12 +78,14 @@ def refine_matrix(
     Raises:
         SpectrumError: NaN or Inf in a weight.
         InputError: a result that overflows another ``dtype``.
-        ValueError: shapes that differ or are not 2-D, another dtype, noise without a name.
+        ValueError: shapes that differ or are not 2-D, another dtype, noise without a name, a method
+            that depends on the place.
 
     Cost: ``m n r`` flops for the Gram matrix, ``4/3 r^3`` for its reduction, ``4 m n k`` for the
     projection on the ``k`` directions whose gains are not the commonest (``blocks``); memory 4
     bytes an element for the delta besides inputs and outputs (8 when a weight has 32 bits or more),
-    and two r x r matrices, or six for the many directions of ``linear``.
+    and two r x r matrices, or six for the many directions of ``linear``. For ``base-subspace`` see
+    the module of its name.
 
     Source: eqs. 1 to 4 of arXiv 2509.23595; the solve is described in ``decompose``.
     """
@@ -144,18 +156,16 @@ def refine_rows(
     if name is None and any(isinstance(variant, Noise) for variant in variants):
         raise ValueError("noise needs the name of the tensor")
     output = _Output(base, instruct, tuple(variants), tuple(sinks), out_dtype, name or "")
-    if not any(map(needs_decomposition, variants)):
-        return _refine_by_constants(output)
+    settled = _settle(output, device)
+    others = {i: variant for i, variant in enumerate(variants) if i not in settled}
+    if not others:
+        return _refine_settled(output, settled)
     delta = PairDelta(base, instruct)
     if delta.scale == 0.0:
-        written, norms = blended(base, instruct, [1.0] * len(variants), sinks, out_dtype)
-        changes = [
-            _change(variant, None, 0.0, result, norms)
-            for variant, result in zip(variants, written, strict=True)
-        ]
-        return _record(norms, "zero delta", 0.0, changes)
-    found = solve(delta, asked_for(variants, instruct, out_dtype, delta.scale, device))
-    changes = _write(output, delta, found)
+        return _refine_settled(output, {i: _Settled(1.0) for i in range(len(variants))})
+    asked = asked_for([*others.values()], instruct, out_dtype, delta.scale, device)
+    found = solve(delta, asked)
+    changes = _write(output, delta, found, settled)
     return _decomposed(_record(delta, found.route, _delta_norm(delta, found), changes), found)
 
 
@@ -179,7 +189,7 @@ def _check_shapes(base: tuple[int, ...], instruct: tuple[int, ...]) -> None:
 
 
 def _check_arguments(
-    base: Rows, instruct: Rows, variants: Sequence[object], out_dtype: str
+    base: Rows, instruct: Rows, variants: Sequence[AnyVariant], out_dtype: str
 ) -> None:
     _check_shapes(base.shape, instruct.shape)
     for dtype in (base.dtype, instruct.dtype, out_dtype):
@@ -187,6 +197,12 @@ def _check_arguments(
             raise ValueError(f"found {dtype}, expected a floating dtype of 16 bits or more")
     if not variants:
         raise ValueError("name at least one variant")
+    placed = [variant for variant in variants if depends_on_place(variant)]
+    if placed:
+        raise ValueError(
+            f"found {variant_name(placed[0])}, which depends on where a matrix stands, expected"
+            " what it is there: timberkit.config.at(variant, Position(…)) says it"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,17 +236,70 @@ class _Output:
         return results
 
 
-def _refine_by_constants(output: _Output) -> MatrixRecord:
-    """Merges and what is made of them alone: one pass over the rows, no decomposition."""
-    gains: dict[int, float] = {}
-    noisy: dict[int, float] = {}
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """A method for which the delta need not be decomposed, and what it does to the weight.
+
+    With a ``gain`` it is the merge of that gain, or noise as large as what that changes; else
+    ``norm`` is that of its correction, and ``written`` what was written of it, if it is no noise.
+    """
+
+    gain: float | None = None
+    norm: float = 0.0
+    written: Written | None = None
+
+    def correction(self, delta_norm: float) -> float:
+        """``||refined - instruct||_F``."""
+        return self.norm if self.gain is None else abs(1.0 - self.gain) * delta_norm
+
+
+def _settle(output: _Output, device: str) -> dict[int, _Settled]:
+    """What needs no decomposition of the delta, by places; in Base's subspaces it is written."""
+    settled: dict[int, _Settled] = {}
+    edits: dict[int, BaseSubspace] = {}
     for i, variant in enumerate(output.variants):
-        edit = variant.of if isinstance(variant, Noise) else variant
-        chosen = noisy if isinstance(variant, Noise) else gains
-        chosen[i] = 1.0 if (gain := constant_gain(edit)) is None else gain
-    written, norms = output.blend(gains)
-    corrections = {i: (1.0 - gain) * norms.delta_norm for i, gain in (gains | noisy).items()}
-    written |= output.add_noise({i: corrections[i] for i in noisy})
+        edit = in_base_subspace(variant)
+        if edit is not None:
+            edits[i] = edit
+        elif not needs_decomposition(variant):
+            settled[i] = _Settled(
+                constant_gain(variant.of if isinstance(variant, Noise) else variant)
+            )
+    return settled | (_settle_in_subspaces(output, edits, device) if edits else {})
+
+
+def _settle_in_subspaces(
+    output: _Output, edits: Mapping[int, BaseSubspace], device: str
+) -> dict[int, _Settled]:
+    """Write the edits in Base's subspaces among these, and say what their controls are."""
+    delta_norm = output.blend({})[1].delta_norm
+    if delta_norm == 0.0:
+        return {i: _Settled(1.0) for i in edits}
+    shares = list(dict.fromkeys(edit.share for edit in edits.values()))
+    found = base_subspaces(output.base, output.instruct, shares, device)
+    settled: dict[int, _Settled] = {}
+    for i, edit in edits.items():
+        gain, norm = found.constant_gain(edit), found.correction(edit, delta_norm)
+        if isinstance(output.variants[i], MatchedMerge):
+            gain = 1.0 - norm / delta_norm if gain is None else matched_gain(gain)
+        settled[i] = _Settled(gain, norm)
+    left = [i for i, v in enumerate(output.variants) if i in edits and settled[i].gain is None
+            and not isinstance(v, Noise)]  # fmt: skip
+    written = write_inside(
+        output.base, output.instruct, found, [edits[i] for i in left],
+        [output.sinks[i] for i in left], output.dtype,
+    )  # fmt: skip
+    return settled | {
+        i: replace(settled[i], written=result) for i, result in zip(left, written, strict=True)
+    }
+
+
+def _refine_settled(output: _Output, settled: Mapping[int, _Settled]) -> MatrixRecord:
+    """Without a decomposition of the delta: one pass over the rows, and what noise needs."""
+    written, norms = output.blend(_blends(output, settled))
+    corrections = {i: found.correction(norms.delta_norm) for i, found in settled.items()}
+    written |= _written(settled)
+    written |= output.add_noise({i: corrections[i] for i in settled if i not in written})
     changes = [
         _change(variant, None, corrections[i], written[i], norms)
         for i, variant in enumerate(output.variants)
@@ -239,31 +308,45 @@ def _refine_by_constants(output: _Output) -> MatrixRecord:
     return _record(norms, route, norms.delta_norm, changes)
 
 
-def _write(output: _Output, delta: PairDelta, found: Solved) -> list[ChangeRecord]:
+def _blends(output: _Output, settled: Mapping[int, _Settled]) -> dict[int, float]:
+    return {i: found.gain for i, found in settled.items() if found.gain is not None
+            and not isinstance(output.variants[i], Noise)}  # fmt: skip
+
+
+def _written(settled: Mapping[int, _Settled]) -> dict[int, Written]:
+    return {i: found.written for i, found in settled.items() if found.written is not None}
+
+
+def _write(
+    output: _Output, delta: PairDelta, found: Solved, settled: Mapping[int, _Settled]
+) -> list[ChangeRecord]:
     """Write every method's weight: those with one gain for all directions, noise, the others."""
-    corrections = [_correction(gain, found.spectrum) * delta.scale for gain in found.gains]
+    solved = [i for i in range(len(output.variants)) if i not in settled]
+    gains = dict(zip(solved, found.gains, strict=True))
+    whole = _delta_norm(delta, found)
+    corrections = {i: known.correction(whole) for i, known in settled.items()}
+    corrections |= {i: _correction(gain, found.spectrum) * delta.scale for i, gain in gains.items()}
+    written = _written(settled)
     noisy = {i: corrections[i] for i, v in enumerate(output.variants) if isinstance(v, Noise)}
-    constants = {
-        i: gain.constant
-        for i, gain in enumerate(found.gains)
-        if gain.constant is not None and i not in noisy
-    }
-    written = output.add_noise(noisy)
+    written |= output.add_noise(noisy)
+    constants = _blends(output, settled)
+    constants |= {i: gain.constant for i, gain in gains.items() if gain.constant is not None
+                  and i not in noisy}  # fmt: skip
     if constants:
         written |= output.blend(constants)[0]
-    others = [i for i in range(len(found.gains)) if i not in written]
+    others = [i for i in solved if i not in written]
     if others:
         places, sinks = range(len(others)), [output.sinks[i] for i in others]
         results = filtered(output.base, output.instruct, delta, found, places, sinks, output.dtype)
         written |= zip(others, results, strict=True)
     return [
-        _change(variant, _kept(variant, found.gains[i]), corrections[i], written[i], delta)
+        _change(variant, _kept(gains.get(i)), corrections[i], written[i], delta)
         for i, variant in enumerate(output.variants)
     ]
 
 
-def _kept(variant: AnyVariant, found: Gains) -> int | None:
-    return int((found.values == 1.0).sum()) if needs_decomposition(variant) else None
+def _kept(found: Gains | None) -> int | None:
+    return None if found is None else int((found.values == 1.0).sum())
 
 
 def _delta_norm(delta: PairDelta, found: Solved) -> float:

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
+from timberkit.config import Timber, parse_variants
 from timberkit.engine import estimate as module
 from timberkit.engine.estimate import (
     PROCESS_BYTES,
     Calibration,
+    base_subspace_cost,
     calibrate,
     matrix_cost,
     matrix_flops,
+    pass_cost,
     relative_cost,
     task_memory_bytes,
 )
@@ -180,6 +183,30 @@ def test_memory_covers_sources_delta_and_gram_matrices_but_no_full_svd(
     assert found < 40 * elements + 40 * r * r
 
 
+def test_a_pass_costs_a_decomposition_only_for_methods_that_need_one() -> None:
+    def cost(*texts: str) -> float:
+        return pass_cost(2000, 1000, parse_variants(texts))
+
+    merges, whole = cost("merge:mu=0.5"), matrix_cost(2000, 1000)
+    assert cost("merge:mu=0.5", "steps:gains=1", "noise:of=merge:mu=0.5") == 3 * merges
+    assert cost("timber") == cost("timber", "merge:mu=0.5", "steps:gains=1") == whole > merges
+    subspace = base_subspace_cost(2000, 1000, 0.1)
+    assert cost("base-subspace:share=0.1,inside=0") == merges + subspace
+    assert cost("noise:of=base-subspace:share=0.1,inside=0", "timber") == whole + subspace
+    assert base_subspace_cost(2000, 1000, 0.5) > subspace > whole
+    assert cost("base-subspace:share=0.1,inside=0.5,outside=0.5") == merges
+
+
+def test_memory_grows_with_the_share_of_base_and_is_that_of_the_larger_step() -> None:
+    task = refine_task(4096, 2048)
+    plain = task_memory_bytes(task, 1)
+    # Small shares take less than half of the delta's vectors, or the blocks of the conversion.
+    assert task_memory_bytes(refine_task(8192, 8192), 1, share=0.01) == task_memory_bytes(
+        refine_task(8192, 8192), 1
+    )
+    assert task_memory_bytes(task, 1, share=1.0) > task_memory_bytes(task, 1, share=0.5) > plain
+
+
 def test_cost_orders_matrices_by_work_and_copies_by_bytes() -> None:
     costs = [relative_cost(refine_task(*shape)) for shape in ((8, 8), (64, 64), (512, 64))]
     assert costs == sorted(costs)
@@ -196,7 +223,8 @@ class Plan:
         self.tasks = self.refine_tasks = tuple(tasks)
         self.output_bytes = output_bytes
         self.recipe = self
-        self.variants = (None,) * variants
+        self.layers = 1
+        self.variants = (Timber(),) * variants
 
 
 def test_estimate_is_start_longest_queue_and_hashing_and_takes_the_largest_memory() -> None:

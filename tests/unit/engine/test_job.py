@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from timberkit.config import AnyVariant, Merge, Timber, TimberL, variant_name
+from timberkit.config import AnyVariant, Merge, Timber, TimberL, parse_variants, variant_name
 from timberkit.engine.job import JobContext, load, perform
 from timberkit.engine.tasks import CastTask, CopyTask, HashTask, Place, RefineTask
 from timberkit.errors import CheckpointError, SpectrumError
@@ -70,6 +70,26 @@ def test_a_refined_matrix_lands_in_every_variant_and_nowhere_else(
     assert (record.name, record.index, record.family, record.layer) == ("layer.w", index, "ffn", 3)
     assert record.matrix == expected.record
     assert record.seconds > 0
+
+
+def test_a_method_is_what_it_is_at_the_place_of_the_matrix_under_its_own_name(
+    pairs: Any, tmp_path: Path
+) -> None:
+    texts = ["ramp:first=0,last=1", "within:layers=3,of=timber", "within:layers=2,of=timber"]
+    variants = parse_variants([*texts, "noise:of=within:families=attention,of=timber"])
+    context = JobContext(
+        variants, tuple(str(tmp_path / variant_name(variant)) for variant in variants), layers=7
+    )
+    pair = pairs.noise(24, 16, seed=0)
+    outcome = perform(context, refine_task(tmp_path, pair, context, None))  # layer 3, ffn
+    plain = parse_variants(["merge:mu=0.5", "timber"])
+    expected = [*refine_matrix(*pair, plain).weights, pair[1], pair[1]]
+    for folder, weight in zip(context.folders, expected, strict=True):
+        assert Path(folder, "shard.bin").read_bytes() == BEFORE + raw(weight) + AFTER
+    assert outcome.record is not None
+    changes = outcome.record.matrix.changes
+    assert [change.variant for change in changes] == [*map(variant_name, variants)]
+    assert [change.changed > 0 for change in changes] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(("index", "place"), [(None, "'layer.w':"), (2, r"'layer.w' \[2\]:")])

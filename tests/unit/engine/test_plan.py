@@ -183,6 +183,38 @@ def test_a_misfit_outside_the_selection_does_not_matter(
     assert Q in {tensor.name for tensor in plan_of(base=base).refined}
 
 
+def test_layers_are_counted_by_all_names_but_those_of_a_tower(
+    plan_of: Callable[..., RefinementPlan],
+) -> None:
+    tensors = {
+        **ordinary(),
+        "model.layers.6.input_layernorm.weight": torch.zeros(4),
+        "visual.blocks.30.attn.qkv.weight": torch.zeros(4, 4),
+    }
+    plan = plan_of(tensors, tensors)
+    assert plan.layers == 7
+    assert {task.position(plan.layers).layers for task in plan.refine_tasks} == {7}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("noise:of=within:families=head,of=timber", "families head"),
+        (f'free:gains={{"{NORM}": [1, 0]}}', f"gains for '{NORM}'"),
+        (
+            f'free:gains={{"{FUSED} [3]": [1, 0], "{FUSED} [2]": [1, 0]}}',
+            f"'{FUSED} [3]', expected",
+        ),
+    ],
+)
+def test_a_method_that_means_no_refined_matrix_is_refused(
+    plan_of: Callable[..., RefinementPlan], text: str, found: str
+) -> None:
+    with pytest.raises(UsageError, match="of the 5 matrices") as caught:
+        plan_of(variants=["timber", text])
+    assert found in str(caught.value)
+
+
 def test_a_selection_of_nothing_says_why(plan_of: Callable[..., RefinementPlan]) -> None:
     with pytest.raises(UsageError, match=r"no tensor is left.*layer 0 not selected: 3"):
         plan_of(layers="5-9")

@@ -11,6 +11,7 @@ import pytest
 from timberkit.config import (
     AnyVariant,
     Band,
+    BaseSubspace,
     Leading,
     Linear,
     MatchedMerge,
@@ -18,6 +19,7 @@ from timberkit.config import (
     Noise,
     RankCut,
     RankOne,
+    Steps,
     Timber,
     TimberL,
     TruncateEnergy,
@@ -134,6 +136,45 @@ def test_rank_cut_of_scale_one_is_timber_and_is_doubted_like_it() -> None:
         assert one.certain == other.certain
     # A cut at both ends is the same for whatever effective rank.
     assert gains(RankCut(scale=100), blurred([1.0, 1.0, 1.0, 1e-7, 0.0], 1e-6)).certain
+
+
+@pytest.mark.parametrize(
+    ("edges", "levels", "expected"),
+    [
+        ((2, 4), (0.5, 1.2, 1.0), [0.5, 0.5, 1.2, 1.2, 1.0]),
+        ((1,), (-2.0, 0.0), [-2.0, 0.0, 0.0, 0.0, 0.0]),
+        ((5,), (0.5, 9.0), [0.5] * 5),
+        ((3, 900), (1.0, 0.5, 9.0), [1.0, 1.0, 1.0, 0.5, 0.5]),
+        ((), (1.5,), [1.5] * 5),
+    ],
+)
+def test_steps_change_at_their_edges_and_not_beyond_the_last_direction(
+    edges: tuple[int, ...], levels: tuple[float, ...], expected: list[float]
+) -> None:
+    found = gains(Steps(edges=edges, gains=levels), exact(5.0, 4.0, 3.0, 2.0, 1.0))
+    assert found.values.tolist() == expected
+    assert found.certain
+
+
+def test_one_gain_for_all_needs_no_decomposition_whatever_the_method_is_called() -> None:
+    subspace = BaseSubspace(share=0.1, inside=0.5, outside=0.5)
+    assert constant_gain(Steps(gains=(1.5,))) == 1.5
+    assert constant_gain(Steps(edges=(4,), gains=(0.5, 0.5))) == 0.5
+    assert constant_gain(Steps(edges=(4,), gains=(0.5, 0.6))) is None
+    assert constant_gain(subspace) == 0.5
+    assert gains(subspace, exact(2.0, 1.0)).values.tolist() == [0.5, 0.5]
+    # As far on Base's side of Instruct as these are on the other.
+    assert constant_gain(MatchedMerge(of=Steps(gains=(1.5,)))) == 0.5
+    assert constant_gain(MatchedMerge(of=Steps(gains=(4.0,)))) == -2.0
+    for spectrum in (exact(3.0, 1.0), exact(0.0, 0.0)):
+        found = gains(MatchedMerge(of=Steps(gains=(1.5,))), spectrum)
+        assert found.values.tolist() == [0.5, 0.5]
+    inside = BaseSubspace(share=0.1, inside=0.0)
+    for variant in (Steps(gains=(1.0,)), subspace, inside, Noise(of=inside)):
+        assert not needs_decomposition(variant)
+    assert needs_decomposition(Steps(edges=(4,), gains=(0.5, 0.6)))
+    with pytest.raises(ValueError, match="base-subspace"):
+        gains(inside, exact(2.0, 1.0))
 
 
 def test_a_matched_merge_has_the_correction_of_its_edit_and_noise_too() -> None:
