@@ -8,13 +8,20 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors import safe_open
 
+from timberkit.config import build_recipe, read_recipe_fields
+from timberkit.engine.run import refine_recipe
 from timberkit.errors import StageConflictError
 from timberkit.evaluation.run import EvaluationOptions
 from timberkit.rollouts import read_rollouts
-from timberkit.study.search.run import search
+from timberkit.study.search.candidates import Candidate
+from timberkit.study.search.factors import Factors
+from timberkit.study.search.run import OpenSearch, search
 from timberkit.study.search.settings import build_settings
 
 pytest.importorskip("optuna")
@@ -191,3 +198,30 @@ def test_by_rollouts_candidates_are_written_asked_and_asked_for_more(tmp_path: P
     again = search(settings, tmp_path / "run", options=options)
     assert again.findings.evaluations == 0
     assert again.findings.points == result.findings.points
+
+
+def test_refining_with_the_winner_gives_the_weights_that_were_judged(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    """The winner of a search is as good as Instruct at times: a candidate far from it, too."""
+    settings = build_settings({"base": "sapling:base", "instruct": "sapling:instruct"} | TINY)
+    opened = OpenSearch.of(settings)
+    factors = Factors(undisturbed / "factors", opened.plan.refine_tasks, 4)
+    fields = read_recipe_fields(undisturbed / "winner.yaml")
+    far = opened.space.candidate("far", np.linspace(-1, 2.5, opened.space.size))
+    for place, candidate in enumerate((_winner(fields), far)):
+        recipe = build_recipe(fields | {"variants": [candidate.variant()]})
+        refine_recipe(recipe, tmp_path / str(place))
+        with safe_open(tmp_path / str(place) / "model.safetensors", framework="pt") as file:
+            for task, raw in factors.weights(candidate):
+                written = file.get_tensor(task.name)
+                judged = torch.from_numpy(raw.view(np.int16).copy()).view(torch.bfloat16)
+                differing = (written != judged).double().mean().item()
+                assert differing < 1e-3, task.name
+                torch.testing.assert_close(written, judged, rtol=2**-7, atol=0)
+
+
+def _winner(fields: dict[str, Any]) -> Candidate:
+    variant = fields["variants"][0]
+    gains = {name: tuple(levels) for name, levels in variant["gains"].items()}
+    return Candidate("winner", tuple(variant["edges"]), gains)
