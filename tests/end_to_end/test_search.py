@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ pytest.importorskip("cmaes")
 
 TINY = {
     "limit": 10, "evaluations": 12, "population": 6, "share": 0.5, "edges": [4], "by": "module",
-    "levels": [0.8, 1.0], "merges": [1.0, 0.8], "tolerance": 20.0,
+    "levels": [0.8, 1.0], "merges": [1.0, 0.8], "tolerance": 20.0, "how": "cma",
 }  # fmt: skip
 
 
@@ -123,6 +124,22 @@ def test_a_killed_search_goes_on_and_finds_the_same(
     assert "CMA-ES" in done.stderr
     assert results(run) == results(undisturbed)
     assert (run / "winner.yaml").read_bytes() == (undisturbed / "winner.yaml").read_bytes()
+
+
+def test_a_search_by_the_model_goes_on_from_half_of_its_journal(tmp_path: Path) -> None:
+    """The default for exact chances; what is lacking is judged again and comes out the same."""
+    fields = {"base": "sapling:base", "instruct": "sapling:instruct"} | TINY
+    settings = build_settings(fields | {"how": "model", "rounds": 2, "levels": [1.0]})
+    whole = search(settings, tmp_path / "whole").findings
+    lines = (tmp_path / "whole" / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    kept = lines[: len(lines) // 2]
+    (tmp_path / "half").mkdir()
+    shutil.copy(tmp_path / "whole" / "timberkit.json", tmp_path / "half")
+    (tmp_path / "half" / "journal.jsonl").write_bytes(b"".join(kept))
+    half = search(settings, tmp_path / "half").findings
+    assert half.evaluations == whole.evaluations - len(kept)
+    assert half.points == whole.points
+    assert any("model" in entry.get("label", "") for entry in journal(tmp_path / "half"))
 
 
 def test_a_finished_search_asks_nothing_again_and_refuses_other_settings(

@@ -24,6 +24,7 @@ from timberkit.study.search.evaluators import (
     Outcome,
     Scores,
     Split,
+    chances,
     scores,
 )
 
@@ -107,6 +108,13 @@ class Book:
         Raises UsageError for the confirm split before ``open_confirm``, or for a candidate that
         was not named there.
         """
+        return scores(self._outcome(candidate, split, effort), self._ks)
+
+    def chances(self, candidate: Candidate, split: Split, effort: Effort = FULL) -> Scores:
+        """Chance of one answer to be right, (problems,); see ``evaluators.chances``."""
+        return chances(self._outcome(candidate, split, effort))
+
+    def _outcome(self, candidate: Candidate, split: Split, effort: Effort) -> Outcome:
         if split == "confirm" and candidate.key not in self._opened:
             raise UsageError(
                 f"confirm split: asked for {candidate.label!r} without having been opened for it;"
@@ -124,7 +132,7 @@ class Book:
         if key not in self._used:
             self._used.add(key)
             self._tell()
-        return scores(self._outcomes[key], self._ks)
+        return self._outcomes[key]
 
     def open_confirm(self, candidates: Sequence[Candidate], *, again: bool = False) -> None:
         """Open the confirm split for a final edit, the first of ``candidates``, and what it is

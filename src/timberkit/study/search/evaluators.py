@@ -69,3 +69,11 @@ def scores(outcome: Outcome, ks: Sequence[int]) -> Scores:
         return np.stack([exact_pass_at_k(p, k) for k in ks], axis=1)
     n, c = (np.array(outcome[name], dtype=np.int64) for name in ("n", "c"))
     return pass_at_k(n, c, [min(k, int(n.min())) for k in ks])
+
+
+def chances(outcome: Outcome) -> Scores:
+    """Chance that one answer is right, (problems,): known, or ``(c + 1/2) / (n + 1)``."""
+    if "p" in outcome:
+        return np.array(outcome["p"], dtype=np.float64)
+    n, c = (np.array(outcome[name], dtype=np.float64) for name in ("n", "c"))
+    return np.asarray((c + 0.5) / (n + 1.0))

@@ -60,9 +60,13 @@ def plan_search(settings: SearchSettings) -> dict[str, Any]:
             seconds.append(time.perf_counter() - started)
     sizes = evaluator.sizes()
     fulls = (FINALISTS + 5) * len(DIAL) / 2 * sizes["constraint"] / sizes["search"] + 40
-    whole = (opened.cma.evaluations + 110) * seconds[-1] + fulls * seconds[-1] / settings.share
+    parts = 110 + (0 if settings.uses_model else opened.sequential_cost)
+    fulls += opened.sequential_cost if settings.uses_model else 0
+    whole = seconds[-1] * (parts + fulls / settings.share)
     return found | {
         "problems": {str(split): count for split, count in sizes.items()},
-        "effort": f"{settings.share:g} of the problems searched on in each of CMA-ES",
+        "effort": "all problems searched on in each of the sequential search"
+        if settings.uses_model
+        else f"{settings.share:g} of the problems searched on in each of CMA-ES",
         "seconds": whole,
     }

@@ -5,7 +5,8 @@
 
 1. Merges are judged on the search and the constraint split: the frontier to beat.
 2. A grid over simple rules (``candidates.rules``), by successive halving.
-3. CMA-ES from the best of them (``sequential``); its centres are the finalists.
+3. A sequential search from the best of them, by a model of every problem (``model``) or by CMA-ES
+   (``sequential``); its centres are the finalists.
 4. Finalists are led back towards Instruct, step by step, until the constraint split says that they
    surely keep the other score: the winner raises the first one most there. So with simple rules.
 5. The confirm split is opened, once, for the winner and what it is compared with.
@@ -33,12 +34,13 @@ from timberkit.report.tradeoff_figure import Mark, tradeoff_figures
 from timberkit.sapling.vocabulary import VOCABULARY
 from timberkit.study.search import folder
 from timberkit.study.search.book import Book, ProgressCallback
-from timberkit.study.search.candidates import Candidate, Space, rules
+from timberkit.study.search.candidates import Candidate, Space, Vector, rules
 from timberkit.study.search.evaluators import FULL, Effort, Evaluator, Split
 from timberkit.study.search.exact import ExactEvaluator, sapling_splits
 from timberkit.study.search.factors import Factors
 from timberkit.study.search.findings import Findings, Named, Point, as_csv, points_of
 from timberkit.study.search.halving import halve, halving_cost
+from timberkit.study.search.model import Goal, Trust, model_cost, search_by_model
 from timberkit.study.search.objective import Objective
 from timberkit.study.search.sampled import SampledEvaluator
 from timberkit.study.search.sequential import Sequence as CmaSequence
@@ -114,11 +116,18 @@ class OpenSearch:
         """About how many evaluations the whole search makes."""
         rungs = self.rungs
         grid = sum(halving_cost(len(found), rungs, KEEP) for found in self.grid().values())
-        generations = self.settings.evaluations // self.cma.population
         used = sum(1 for found in self.grid().values() if found)
         dials = (FINALISTS + used) * len(DIAL) // 2
         references = 3 * len(self.settings.merges) + round(1 / self.settings.share)
-        return grid + generations * self.cma.population + dials + references + 3 + 2 * used
+        return grid + self.sequential_cost + dials + references + 3 + 2 * used
+
+    @property
+    def sequential_cost(self) -> int:
+        """Evaluations that the sequential search makes, at most."""
+        settings = self.settings
+        if settings.uses_model:
+            return model_cost(self.space.size, settings.rounds)
+        return settings.evaluations // self.cma.population * self.cma.population
 
     @property
     def rungs(self) -> tuple[Effort, Effort]:
@@ -280,18 +289,35 @@ class _Search:
         }
 
     def _finalists(self, best: Candidate) -> list[Candidate]:
-        """The best of the grid and the centres of CMA-ES, by full effort."""
-        opened, share = self._opened, self._opened.settings.share
+        """The best of the grid and the centres of the sequential search, by full effort."""
+        space = self._opened.space
+        start = space.vector(best)
+        found = self._by_model(start) if self._opened.settings.uses_model else self._by_cma(start)
+        self._book.begin("finalists")
+        made = [space.candidate(label, vector) for label, vector in found]
+        ranked = halve([best, *made], self._value, rungs=(FULL,), keep=1.0)
+        return [candidate for candidate, _ in ranked[:FINALISTS]]
+
+    def _by_cma(self, start: Vector) -> list[tuple[str, Vector]]:
         self._book.begin("CMA-ES")
+        share = self._opened.settings.share
 
         def judge(candidate: Candidate, generation: int) -> float:
             return self._value(candidate, Effort(share, generation))
 
-        generations = search_by_cma(opened.space, opened.space.vector(best), opened.cma, judge)
-        self._book.begin("finalists")
-        made = [opened.space.candidate(label, vector) for label, vector in centres(generations)]
-        ranked = halve([best, *made], self._value, rungs=(FULL,), keep=1.0)
-        return [candidate for candidate, _ in ranked[:FINALISTS]]
+        return centres(search_by_cma(self._opened.space, start, self._opened.cma, judge))
+
+    def _by_model(self, start: Vector) -> list[tuple[str, Vector]]:
+        self._book.begin("model of every problem")
+        settings = self._opened.settings
+        held = 100 * float(self._book.scores(self._instruct, "search")[:, 0].mean())
+        return search_by_model(
+            self._opened.space,
+            start,
+            Trust(settings.rounds, settings.low, settings.high, settings.seed),
+            lambda candidate: self._book.chances(candidate, "search"),
+            Goal(self._objective, settings.ks, held),
+        )
 
     def _dialled(self, finalists: Sequence[Candidate]) -> Candidate | None:
         """Each finalist only so far back as it must; the best of them there, if any keeps."""

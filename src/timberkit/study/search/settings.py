@@ -29,6 +29,9 @@ def parse_metric(text: str) -> int:
     return int(found[1])
 
 
+How = Literal["auto", "model", "cma"]
+
+
 class SearchSettings(Frozen):
     """Everything that decides what a search finds.
 
@@ -39,6 +42,8 @@ class SearchSettings(Frozen):
             sure that has to be, one-sided.
         selection: which tensors; edges: directions at which a band of gains ends; by: which
             tensors share gains (``candidates.Space``).
+        how: "model" or "cma", the sequential search; "auto" takes the model where chances are known
+            exactly. rounds: of the model.
         evaluations: of CMA-ES, in whole generations; population: of a generation, None for its own
             choice; sigma: its first step; low, high: range of every gain.
         share: part of the search problems (exact) or of the rollouts (sampled) that one evaluation
@@ -60,7 +65,9 @@ class SearchSettings(Frozen):
     selection: Selection = Selection(families=DEFAULT_FAMILIES)
     edges: tuple[int, ...] = (2, 8, 32)
     by: By = "thirds"
-    evaluations: int = Field(default=3000, ge=0, le=1_000_000)
+    how: How = "auto"
+    rounds: int = Field(default=10, ge=0, le=1000)
+    evaluations: int = Field(default=2000, ge=0, le=1_000_000)
     population: int | None = Field(default=None, ge=4, le=10_000)
     sigma: float = Field(default=0.25, gt=0.0, le=2.0)
     low: float = Field(default=-1.5, ge=-10.0)
@@ -120,12 +127,14 @@ class SearchSettings(Frozen):
         return self
 
     @property
+    def uses_model(self) -> bool:
+        """Whether the sequential search is that of ``model``, else CMA-ES."""
+        return self.how == "model" or (self.how == "auto" and self.evaluation is None)
+
+    @property
     def ks(self) -> tuple[int, int]:
         """The k that is held, and the one that is raised."""
         return self.keep, self.objective
-
-
-Kind = Literal["exact", "sampled"]
 
 
 def build_settings(fields: Mapping[str, Any], *, where: str = "search") -> SearchSettings:
