@@ -4,7 +4,8 @@
     python benchmarks/second_pair.py --output SECOND
     python benchmarks/search.py RUN --second SECOND
 
-The winner and the best simple rules of the search, the merges beside them, on: the confirm split;
+The winner, its gains averaged by module, layer, band or matrix, and the best simple rules of the
+search, the merges beside them, on: the confirm split;
 the same at temperature 0.7; 500 held-out puzzles with four numbers; the second pair, of the same
 Base and another seed of post-training, on puzzles that neither has been rewarded for. Points above
 the merges of the *same* setting at equal Pass@1, with 95 % intervals over problems. Prints Markdown
@@ -14,6 +15,7 @@ and then one JSON line. The confirm split has been opened by the search; nothing
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -21,6 +23,8 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
 
 from timberkit.sapling import Problem, load_problems, problem_pool
 from timberkit.study.search.candidates import Candidate
@@ -57,6 +61,42 @@ def found_models(run: Path) -> list[Named]:
             candidate = Candidate(wanted[key]["label"], tuple(entry["edges"]), gains)
             found[key] = Named(wanted[key]["name"], wanted[key]["role"], candidate)
     return list(found.values())
+
+
+def simplified(settings: SearchSettings, winner: Candidate) -> list[Named]:
+    """The winner with its gains averaged: by module, by layer, by band, and over everything."""
+    found = []
+    for by in ("module", "layer"):
+        space = OpenSearch.of(settings.model_copy(update={"by": by})).space
+        candidate = space.candidate(f"mean by {by} and band", space.vector(winner))
+        found.append(Named("winner, simplified", "rule", candidate))
+    gains = np.array(list(winner.gains.values()))
+    bands = tuple(np.round(gains.mean(axis=0), 4).tolist())
+    by_band = Candidate("mean by band", winner.edges, dict.fromkeys(winner.gains, bands))
+    by_matrix = Candidate(
+        "mean of each matrix",
+        winner.edges,
+        {
+            name: (round(float(np.mean(levels)), 4),) * len(levels)
+            for name, levels in winner.gains.items()
+        },
+    )
+    found += [Named("winner, simplified", "rule", each) for each in (by_band, by_matrix)]
+    return found
+
+
+def gains_table(winner: Candidate) -> str:
+    """The winner's gains, matrix by matrix."""
+    edges = (0, *winner.edges)
+    bands = [f"{start + 1} to {stop}" for start, stop in itertools.pairwise(edges)]
+    rows = [
+        f"| matrix | {' | '.join([*bands, f'after {edges[-1]}'])} |",
+        "|---" * (len(edges) + 1) + "|",
+    ]
+    for name, levels in winner.gains.items():
+        short = name.removeprefix("model.layers.").removesuffix(".weight")
+        rows.append(f"| {short} | {' | '.join(f'{gain:+.2f}' for gain in levels)} |")
+    return "\n".join(rows)
 
 
 def ask(
@@ -123,6 +163,9 @@ def main() -> None:
     settings = build_settings(json.loads((flags.run / "timberkit.json").read_text())["settings"])
     models = found_models(flags.run)
     splits = sapling_splits()
+    winner = next(model.candidate for model in models if model.role == "winner")
+    print(f"The winner's gains, by singular directions of each delta\n\n{gains_table(winner)}")
+    models += simplified(settings, winner)
     settings_of: dict[str, tuple[SearchSettings, list[Problem], float]] = {
         "confirm split, temperature 1": (settings, splits["confirm"], 1.0),
         "confirm split, temperature 0.7": (settings, splits["confirm"], 0.7),

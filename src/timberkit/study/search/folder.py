@@ -29,6 +29,7 @@ from typing import Any
 from timberkit.checkpoint.manifest import MANIFEST_NAME, SCHEMA_VERSION, read_manifest
 from timberkit.checkpoint.stage_folder import cannot_create, read_note, write_note
 from timberkit.errors import (
+    CheckpointError,
     InterruptedRunError,
     OutputExistsError,
     ResourceError,
@@ -45,10 +46,13 @@ PICTURE_STEM = "tradeoff"
 
 
 @contextmanager
-def hold_search(path: Path, settings: Mapping[str, Any]) -> Iterator[bool]:
+def hold_search(
+    path: Path, settings: Mapping[str, Any], sources: Mapping[str, Any]
+) -> Iterator[Mapping[str, Any] | None]:
     """Open the folder of a search, made if missing, for this process alone.
 
-    ``settings``: as JSON values. Yields whether an earlier run of these settings was there. Raises
+    ``settings``: as JSON values; ``sources``: what the files of both models look like. Yields the
+    sources that an earlier run of these settings noted, None for a new search. Raises
     StageConflictError where a run is alive in it or has other settings, naming them,
     OutputExistsError where something else stands there, UsageError where nothing can be created.
     """
@@ -60,9 +64,8 @@ def hold_search(path: Path, settings: Mapping[str, Any]) -> Iterator[bool]:
         raise cannot_create(path, error) from None
     try:
         _take(lock, path)
-        resumed = (path / MANIFEST_NAME).exists()
-        if resumed:
-            _refuse_other_settings(path, settings)
+        if (path / MANIFEST_NAME).exists():
+            yield _sources_before(path, settings)
         else:
             write_json(
                 path / MANIFEST_NAME,
@@ -72,9 +75,10 @@ def hold_search(path: Path, settings: Mapping[str, Any]) -> Iterator[bool]:
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
                     "versions": {"timberkit": version("timberkit")},
                     "settings": dict(settings),
+                    "sources": dict(sources),
                 },
             )
-        yield resumed
+            yield None
     finally:
         os.close(lock)
 
@@ -121,8 +125,9 @@ def _refuse_strangers(path: Path) -> None:
         )
 
 
-def _refuse_other_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    before = read_manifest(path).get("settings")
+def _sources_before(path: Path, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    manifest = read_manifest(path)
+    before, sources = manifest.get("settings"), manifest.get("sources")
     there: Mapping[str, Any] = before if isinstance(before, dict) else {}
     differing = [
         f"{name}: {json.dumps(there.get(name))[:200]} before,"
@@ -136,6 +141,12 @@ def _refuse_other_settings(path: Path, settings: Mapping[str, Any]) -> None:
             + "\n  ".join(differing)
             + "\ngive the settings from before, or another folder"
         )
+    if not isinstance(sources, dict) or set(sources) != {"base", "instruct"}:
+        raise CheckpointError(
+            f"{path / MANIFEST_NAME}: does not say which files were searched; restore the file, or"
+            " search in a folder of its own"
+        )
+    return sources
 
 
 def _take(lock: int, path: Path) -> None:

@@ -173,7 +173,8 @@ def search(
         open_again: whether the confirm split may be opened for another final edit than before.
 
     Raises:
-        As ``refine`` and ``evaluate`` before anything is asked; MissingExtraError without optuna
+        As ``refine`` and ``evaluate`` before anything is asked; CheckpointError where the models
+        have changed since an earlier run; MissingExtraError without optuna
         and cmaes; StageConflictError for other settings or a run that is alive; UsageError for a
         second opening; InterruptedRunError where it was stopped: what was judged is kept.
 
@@ -183,7 +184,10 @@ def search(
     started = time.perf_counter()
     opened = OpenSearch.of(settings)
     path = Path(output)
-    with folder.hold_search(path, settings.model_dump(mode="json")) as resumed:
+    sources = opened.pair.fingerprint()
+    with folder.hold_search(path, settings.model_dump(mode="json"), sources) as before:
+        if before is not None:
+            opened.pair.check_unchanged(before)
         factors = Factors(
             path / "factors", opened.plan.refine_tasks, settings.edges[-1] if settings.edges else 0
         )
@@ -207,7 +211,7 @@ def search(
             book.close()
             evaluator.close()
         notices = _write(path, opened, findings, found[0].candidate)
-    return SearchResult(path, findings, resumed, tuple(notices))
+    return SearchResult(path, findings, before is not None, tuple(notices))
 
 
 def _evaluator(
