@@ -85,6 +85,36 @@ def simplified(settings: SearchSettings, winner: Candidate) -> list[Named]:
     return found
 
 
+def slope_agreement(run: Path, settings: SearchSettings, size: int) -> str:
+    """How alike the effects of all numbers are on disjoint problems, from the sweep of a search.
+
+    The correlation, over the numbers, of what moving each does to the mean of one part of the
+    problems and of another; the mean over 200 random pairs of parts.
+    """
+    found: dict[int, Any] = {}
+    for line in (run / "journal.jsonl").read_text().splitlines():
+        entry = json.loads(line)["entry"]
+        label = entry.get("label", "")
+        if label.startswith("model ") and entry["split"] == "search":
+            place = int(label.split()[1])
+            if place <= size:
+                found[place] = scores(entry["outcome"], settings.ks)
+    moved = np.array([found[place] - found[0] for place in range(1, size + 1)])
+    rng = np.random.default_rng(0)
+    rows = ["| problems in each part | " + " | ".join(f"Pass@{k}" for k in settings.ks) + " |",
+            "|---|---|---|"]  # fmt: skip
+    for part in (75, 150, 300, 765):
+        agreements = []
+        for _ in range(200):
+            order = rng.permutation(moved.shape[1])
+            first, second = order[:part], order[part : 2 * part]
+            means = moved[:, first].mean(axis=1), moved[:, second].mean(axis=1)
+            agreements.append([np.corrcoef(means[0][:, k], means[1][:, k])[0, 1] for k in range(2)])
+        low, high = np.mean(agreements, axis=0)
+        rows.append(f"| {part} | {low:.2f} | {high:.2f} |")
+    return "\n".join(rows)
+
+
 def gains_table(winner: Candidate) -> str:
     """The winner's gains, matrix by matrix."""
     edges = (0, *winner.edges)
@@ -166,6 +196,9 @@ def main() -> None:
     winner = next(model.candidate for model in models if model.role == "winner")
     print(f"The winner's gains, by singular directions of each delta\n\n{gains_table(winner)}")
     models += simplified(settings, winner)
+    if settings.uses_model:
+        print("\nEffects of the numbers on disjoint problems: their correlation\n")
+        print(slope_agreement(flags.run, settings, OpenSearch.of(settings).space.size))
     settings_of: dict[str, tuple[SearchSettings, list[Problem], float]] = {
         "confirm split, temperature 1": (settings, splits["confirm"], 1.0),
         "confirm split, temperature 0.7": (settings, splits["confirm"], 0.7),

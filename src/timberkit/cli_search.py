@@ -40,26 +40,29 @@ Task = Annotated[
 ]
 Edges = Annotated[
     str | None,
-    typer.Option(help="Directions at which a band of gains ends, such as 4 or 2+8+32; 0 for none."),
+    typer.Option(help="Directions at which a band of gains ends; 0 for none [2+8+32]."),
 ]
 By = Annotated[
     str | None,
-    typer.Option(help="What shares gains: matrix (nothing), thirds (of a module), module, layer."),
+    typer.Option(
+        help="What shares gains: matrix (nothing), thirds (of a module), module, layer [thirds]."
+    ),
 ]
-Evaluations = Annotated[int | None, typer.Option(min=0, help="Of CMA-ES.")]
+Evaluations = Annotated[int | None, typer.Option(min=0, help="Of CMA-ES [2000].")]
 Share = Annotated[
     float | None,
-    typer.Option(help="Part of the problems (rollouts, with --task) that one of these asks."),
+    typer.Option(help="Part of the problems (rollouts, with --task) that one of these asks [0.2]."),
 ]
 Tolerance = Annotated[
     float | None, typer.Option(help="Points of the kept metric that may be lost [0.5].")
 ]
 Confidence = Annotated[
-    float | None, typer.Option(help="How sure that has to be, one-sided, on the constraint split.")
+    float | None,
+    typer.Option(help="How sure that has to be, one-sided, on the constraint split [0.8]."),
 ]
 Margin = Annotated[
     float | None,
-    typer.Option(help="Points of the kept metric to gain on the problems searched on."),
+    typer.Option(help="Points of the kept metric to gain on the problems searched on [1]."),
 ]
 
 
@@ -92,10 +95,11 @@ def search(
         str | None,
         typer.Option(help="Sequential search: model of every problem, or cma [cma with --task]."),
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=0, help="Of the model.")] = None,
+    start: Annotated[float | None, typer.Option(help="Gain from which it begins [0.9].")] = None,
+    rounds: Annotated[int | None, typer.Option(min=0, help="Of the model [10].")] = None,
     evaluations: Evaluations = None,
     population: Annotated[int | None, typer.Option(help="Of a generation of CMA-ES.")] = None,
-    sigma: Annotated[float | None, typer.Option(help="First step of CMA-ES.")] = None,
+    sigma: Annotated[float | None, typer.Option(help="First step of CMA-ES [0.25].")] = None,
     share: Share = None,
     tolerance: Tolerance = None,
     confidence: Confidence = None,
@@ -138,7 +142,7 @@ def search(
             max_tokens=max_tokens, thinking=thinking,
         ),
         selection=_selection(families, layers, include, exclude),
-        edges=_whole(edges), by=by, how=how, rounds=rounds, evaluations=evaluations,
+        edges=_whole(edges), by=by, how=how, start=start, rounds=rounds, evaluations=evaluations,
         population=population, sigma=sigma, share=share, tolerance=tolerance,
         confidence=confidence, margin=margin,
         merges=_numbers("--merges", merges), levels=_numbers("--levels", levels), seed=seed,

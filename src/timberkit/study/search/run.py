@@ -5,8 +5,8 @@
 
 1. Merges are judged on the search and the constraint split: the frontier to beat.
 2. A grid over simple rules (``candidates.rules``), by successive halving.
-3. A sequential search from the best of them, by a model of every problem (``model``) or by CMA-ES
-   (``sequential``); its centres are the finalists.
+3. A sequential search from a merge, by a model of every problem (``model``) or by CMA-ES
+   (``sequential``); its centres and the best of the grid are the finalists.
 4. Finalists are led back towards Instruct, step by step, until the constraint split says that they
    surely keep the other score: the winner raises the first one most there. So with simple rules.
 5. The confirm split is opened, once, for the winner and what it is compared with.
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from timberkit.config import RefineRecipe, build_recipe
@@ -295,7 +296,7 @@ class _Search:
     def _finalists(self, best: Candidate) -> list[Candidate]:
         """The best of the grid and the centres of the sequential search, by full effort."""
         space = self._opened.space
-        start = space.vector(best)
+        start = np.full(space.size, self._opened.settings.start)
         found = self._by_model(start) if self._opened.settings.uses_model else self._by_cma(start)
         self._book.begin("finalists")
         made = [space.candidate(label, vector) for label, vector in found]

@@ -43,7 +43,7 @@ class SearchSettings(Frozen):
         selection: which tensors; edges: directions at which a band of gains ends; by: which
             tensors share gains (``candidates.Space``).
         how: "model" or "cma", the sequential search; "auto" takes the model where chances are known
-            exactly. rounds: of the model.
+            exactly. start: gain everywhere from which it begins. rounds: of the model.
         evaluations: of CMA-ES, in whole generations; population: of a generation, None for its own
             choice; sigma: its first step; low, high: range of every gain.
         share: part of the search problems (exact) or of the rollouts (sampled) that one evaluation
@@ -66,6 +66,7 @@ class SearchSettings(Frozen):
     edges: tuple[int, ...] = (2, 8, 32)
     by: By = "thirds"
     how: How = "auto"
+    start: float = 0.9
     rounds: int = Field(default=10, ge=0, le=1000)
     evaluations: int = Field(default=2000, ge=0, le=1_000_000)
     population: int | None = Field(default=None, ge=4, le=10_000)
@@ -116,8 +117,8 @@ class SearchSettings(Frozen):
     def _together(self) -> SearchSettings:
         if self.objective == self.keep:
             raise ValueError("objective and keep are the same metric, expected two")
-        if not self.low < 1.0 < self.high:
-            raise ValueError(f"gains from {self.low} to {self.high}: expected 1 inside")
+        if not (self.low < 1.0 < self.high and self.low < self.start < self.high):
+            raise ValueError(f"gains from {self.low} to {self.high}: expected 1 and start inside")
         if self.evaluation is not None:
             rollouts, needed = self.evaluation.rollouts, max(self.objective, self.keep)
             if rollouts < needed:
