@@ -4,15 +4,15 @@ For each problem i the log-odds that one answer is right are taken as linear in 
 
     l_i(g) = l_i(c) + B_i (g - c),      p_i = 1 / (1 + exp(-l_i))
 
-around a centre c that was judged. ``B`` comes from a sweep, each number moved once, and learns from
-every later evaluation. From the model follows the objective, a smooth function of g with a known
-gradient, which SciPy's L-BFGS-B maximises within a box around the centre (``rho``, the trust). The
-proposal is judged; where it is better it becomes the centre, else the box shrinks. Rounds begin
-with a few judged candidates at random corners around the centre, from which ``B`` is fitted anew.
+around a centre c that was judged. Each round begins with a sweep, in which every number is moved
+once: that is ``B``. From the model follows the objective, a smooth function of g with a known
+gradient, which SciPy's L-BFGS-B maximises within a box around the centre (the *trust*). The
+proposal is judged and the model told what it got wrong; where it is better it becomes the centre,
+else the box shrinks.
 
-A few hundred evaluations of all problems find more than thousands on parts of them by CMA-ES
-(docs/search.md), because each says something of every number and every problem. It asks for
-chances that are known well: with few rollouts a problem's log-odds are mostly noise.
+Every evaluation says something of every number and every problem, so a few hundred of all problems
+find more than as much work by CMA-ES on parts of them (docs/log.md). It asks for chances that are
+known well: with few rollouts a problem's log-odds are mostly noise.
 """
 
 from __future__ import annotations
@@ -32,15 +32,11 @@ Chances = Callable[[Candidate], NDArray[np.float64]]
 
 FEWEST_CHANCE = 1e-7
 """Chances are cut here and at one minus it: log-odds of 0 and 1 are infinite."""
-SWEEP = 0.4
+FIRST_SWEEP, LATER_SWEEP = 0.4, 0.2
 """How far each number is moved once, up and down in turn."""
-CORNER = 0.12
-"""How far from the centre the corners lie, in each number."""
-FIRST_TRUST, LEAST_TRUST, FRESH_TRUST, MOST_TRUST = 0.35, 0.04, 0.15, 0.6
-STEPS, CORNERS = 6, 24
-"""Of a round: proposals at most, and corners."""
-RIDGE = 0.1
-"""Of the fit, as a share of the mean square of a corner's moves."""
+FIRST_TRUST, LEAST_TRUST, FRESH_TRUST, MOST_TRUST = 0.35, 0.03, 0.15, 0.6
+STEPS = 8
+"""Proposals of a round, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,6 @@ class Trust:
     rounds: int
     low: float
     high: float
-    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +81,18 @@ def _pass_at(p: NDArray[np.float64], k: int) -> tuple[float, NDArray[np.float64]
 
 
 def model_cost(size: int, rounds: int) -> int:
-    """Evaluations at most: the start, the sweep, and rounds of corners and proposals.
+    """Evaluations at most: the start, and in every round a sweep and proposals.
 
     >>> model_cost(42, 1), model_cost(42, 3)
-    (49, 109)
+    (51, 151)
     """
-    if rounds < 1:
-        return 0
-    return 1 + size + rounds * STEPS + (rounds - 1) * CORNERS
+    return 1 + rounds * (size + STEPS) if rounds else 0
 
 
 def search_by_model(
     space: Space, start: Vector, how: Trust, chances: Chances, goal: Goal
 ) -> list[tuple[str, Vector]]:
-    """Sweep, then rounds of proposals and corners.
+    """Rounds of a sweep and proposals.
 
     Args:
         space: what the numbers mean; start: the first centre (size,). how: see ``Trust``.
@@ -115,8 +108,7 @@ def search_by_model(
     search = _ModelSearch(space, np.round(start, DIGITS), how, chances, goal)
     found = []
     for number in range(1, how.rounds + 1):
-        if number > 1:
-            search.look_around()
+        search.sweep()
         search.climb()
         found.append((f"model, round {number}", search.centre))
     return found
@@ -129,13 +121,27 @@ class _ModelSearch:
         self, space: Space, start: Vector, how: Trust, chances: Chances, goal: Goal
     ) -> None:
         self._space, self._how, self._chances, self._goal = space, how, chances, goal
-        self._random = np.random.default_rng(how.seed)
         self._judged = 0
         self.centre = start
         self._log_odds = self._judge(start)
         self._value = goal.value(self._log_odds)
-        self._slopes = self._sweep()
-        self._trust = FIRST_TRUST
+        self._slopes = np.zeros((space.size, self._log_odds.size))
+        self._trust, self._sweeps = 0.0, 0
+
+    def sweep(self) -> None:
+        """Learn the slopes (size, problems) from one move of each number; 0 where it cannot move.
+
+        Those that went up last time go down now.
+        """
+        distance = LATER_SWEEP if self._sweeps else FIRST_SWEEP
+        self._trust = max(self._trust, FRESH_TRUST) if self._sweeps else FIRST_TRUST
+        for place in range(self._space.size):
+            moved = self.centre.copy()
+            moved[place] += distance if (place + self._sweeps) % 2 else -distance
+            moved = self._bounded(moved)
+            moves = moved[place] - self.centre[place]
+            self._slopes[place] = (self._judge(moved) - self._log_odds) / moves if moves else 0.0
+        self._sweeps += 1
 
     def climb(self) -> None:
         """Propose, judge, and move, until the model is trusted no more."""
@@ -157,30 +163,6 @@ class _ModelSearch:
                 self._trust *= 0.5
             if self._trust < LEAST_TRUST:
                 return
-
-    def look_around(self) -> None:
-        """Judge random corners around the centre and fit the model to them, near what it was."""
-        signs = self._random.choice([-1.0, 1.0], size=(CORNERS, self._space.size))
-        corners = [self._bounded(self.centre + CORNER * row) for row in signs]
-        moves = np.array(corners) - self.centre
-        wrong = np.array([self._judge(corner) - self._log_odds for corner in corners])
-        wrong -= moves @ self._slopes
-        square = moves @ moves.T
-        ridge = RIDGE * float(np.trace(square)) / CORNERS
-        self._slopes += moves.T @ np.linalg.solve(square + ridge * np.eye(CORNERS), wrong)
-        self._trust = max(self._trust, FRESH_TRUST)
-
-    def _sweep(self) -> NDArray[np.float64]:
-        """Slopes (size, problems) from one move of each number; zero where it cannot move."""
-        slopes = np.zeros((self._space.size, self._log_odds.size))
-        for place in range(self._space.size):
-            moved = self.centre.copy()
-            moved[place] += SWEEP if place % 2 else -SWEEP
-            moved = self._bounded(moved)
-            distance = moved[place] - self.centre[place]
-            if distance:
-                slopes[place] = (self._judge(moved) - self._log_odds) / distance
-        return slopes
 
     def _propose(self) -> tuple[Vector, float]:
         """The best vector within the trust by the model, and what it promises."""

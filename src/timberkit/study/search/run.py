@@ -319,7 +319,7 @@ class _Search:
         return search_by_model(
             self._opened.space,
             start,
-            Trust(settings.rounds, settings.low, settings.high, settings.seed),
+            Trust(settings.rounds, settings.low, settings.high),
             lambda candidate: self._book.chances(candidate, "search"),
             Goal(self._objective, settings.ks, held),
         )

@@ -52,8 +52,8 @@ def value(vector: NDArray[np.float64], truth: Truth) -> float:
     return goal(truth).value(np.log(p / (1 - p)))
 
 
-def trust(rounds: int, seed: int = 0) -> Trust:
-    return Trust(rounds, low=0.0, high=2.0, seed=seed)
+def trust(rounds: int) -> Trust:
+    return Trust(rounds, low=0.0, high=2.0)
 
 
 def test_the_slopes_of_the_goal_are_its_differences() -> None:
@@ -92,15 +92,14 @@ def test_it_comes_near_the_best_there_is_within_few_evaluations(bend: float) -> 
     assert values[-1] > value(np.full(SIZE, 0.9), truth) + 1.5
 
 
-def test_the_same_seed_asks_the_same_and_stays_within_the_range() -> None:
+def test_it_asks_the_same_again_and_stays_within_the_range() -> None:
     asked = []
-    for seed in (0, 0, 1):
+    for _ in range(2):
         truth = Truth()
-        found = search_by_model(space(), np.full(SIZE, 2.0), trust(2, seed), truth, goal(truth))
+        found = search_by_model(space(), np.full(SIZE, 2.0), trust(2), truth, goal(truth))
         asked.append(list(truth.asked))
         assert all(vector.min() >= 0.0 and vector.max() <= 2.0 for _, vector in found)
     assert asked[0] == asked[1]
-    assert asked[0] != asked[2]
 
 
 def test_no_rounds_ask_nothing() -> None:
