@@ -94,11 +94,14 @@ def slope_agreement(run: Path, settings: SearchSettings, size: int) -> str:
     found: dict[int, Any] = {}
     for line in (run / "journal.jsonl").read_text().splitlines():
         entry = json.loads(line)["entry"]
-        label = entry.get("label", "")
-        if label.startswith("model ") and entry["split"] == "search":
-            place = int(label.split()[1])
-            if place <= size:
-                found[place] = scores(entry["outcome"], settings.ks)
+        if (entry["kind"], entry.get("split"), entry.get("share")) != ("evaluation", "search", 1.0):
+            continue
+        label = entry["label"].split()
+        place = int(label[1]) if label[0] == "model" else size + 1
+        if {gain for levels in entry["gains"].values() for gain in levels} == {settings.start}:
+            place = 0  # judged as a merge already
+        if place <= size:
+            found[place] = scores(entry["outcome"], settings.ks)
     moved = np.array([found[place] - found[0] for place in range(1, size + 1)])
     rng = np.random.default_rng(0)
     rows = ["| problems in each part | " + " | ".join(f"Pass@{k}" for k in settings.ks) + " |",

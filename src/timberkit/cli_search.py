@@ -96,7 +96,7 @@ def search(
         typer.Option(help="Sequential search: model of every problem, or cma [cma with --task]."),
     ] = None,
     start: Annotated[float | None, typer.Option(help="Gain from which it begins [0.9].")] = None,
-    rounds: Annotated[int | None, typer.Option(min=0, help="Of the model [4].")] = None,
+    rounds: Annotated[int | None, typer.Option(min=0, help="Of the model [6].")] = None,
     evaluations: Evaluations = None,
     population: Annotated[int | None, typer.Option(help="Of a generation of CMA-ES.")] = None,
     sigma: Annotated[float | None, typer.Option(help="First step of CMA-ES [0.25].")] = None,

@@ -20,12 +20,17 @@ TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A model in the plane. ``role``: "instruct" and "merge" make the line, others stand alone."""
+    """A model in the plane, in percent.
+
+    ``role``: "instruct" and "merge" make the line, others stand alone. ``low``, ``high``: where it
+    is; ``gap``: how far above the line, whose interval is drawn.
+    """
 
     name: str
     role: str
-    low: Interval
-    high: Interval
+    low: float
+    high: float
+    gap: Interval | None = None
 
 
 def tradeoff_figures(
@@ -34,8 +39,7 @@ def tradeoff_figures(
     """Draw one figure with a panel a split, twice: ``stem.svg`` and ``stem.png``.
 
     Args:
-        splits: models by split, the same in each, Instruct first and merges in their order; values
-            in percent.
+        splits: models by split, the same in each, Instruct first and merges in their order.
         stem: where to write, without a suffix. low, high: names of the two metrics.
 
     Returns:
@@ -60,18 +64,18 @@ def tradeoff_figures(
 def _draw(axes: Any, marks: Sequence[Mark]) -> None:
     line = [mark for mark in marks if mark.role in ("instruct", "merge")]
     axes.plot(
-        [mark.low.value for mark in line], [mark.high.value for mark in line], "-o",
+        [mark.low for mark in line], [mark.high for mark in line], "-o",
         color=REFERENCE_COLOUR, linewidth=1.2, markersize=3, label="Instruct and its merges",
     )  # fmt: skip
     axes.plot(
-        line[0].low.value, line[0].high.value, "s", color=REFERENCE_COLOUR, markersize=6,
+        line[0].low, line[0].high, "s", color=REFERENCE_COLOUR, markersize=6,
         label="Instruct",
     )  # fmt: skip
     others = [mark for mark in marks if mark.role not in ("instruct", "merge")]
     for place, mark in enumerate(others):
         axes.errorbar(
-            mark.low.value, mark.high.value,
-            yerr=_arms(mark.high) if place == 0 else None,
+            mark.low, mark.high,
+            yerr=None if mark.gap is None else _arms(mark.gap),
             fmt=MARKERS[place % len(MARKERS)], color=COLOURS[place % len(COLOURS)],
             markersize=7 if place == 0 else 5, linewidth=1,
             label=figure_label(mark.name, longest=40),

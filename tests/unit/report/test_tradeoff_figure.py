@@ -13,7 +13,8 @@ pytest.importorskip("matplotlib")
 
 
 def mark(name: str, role: str, low: float, high: float) -> Mark:
-    return Mark(name, role, Interval(low, low - 1, low + 1), Interval(high, high - 2, high + 2))
+    gap = None if role in ("instruct", "merge") else Interval(2.0, 1.0, 4.0)
+    return Mark(name, role, low, high, gap)
 
 
 MARKS = [

@@ -376,7 +376,7 @@ def _write(path: Path, opened: OpenSearch, findings: Findings, winner: Candidate
         tradeoff_figures(
             {
                 split: [
-                    Mark(point.name, point.role, point.low, point.high)
+                    Mark(point.name, point.role, point.low.value, point.high.value, point.gap)
                     for point in findings.of_split(split)
                 ]
                 for split in ("search", "confirm")

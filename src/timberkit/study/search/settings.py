@@ -67,7 +67,7 @@ class SearchSettings(Frozen):
     by: By = "thirds"
     how: How = "auto"
     start: float = 0.9
-    rounds: int = Field(default=4, ge=0, le=1000)
+    rounds: int = Field(default=6, ge=0, le=1000)
     evaluations: int = Field(default=2000, ge=0, le=1_000_000)
     population: int | None = Field(default=None, ge=4, le=10_000)
     sigma: float = Field(default=0.25, gt=0.0, le=2.0)
