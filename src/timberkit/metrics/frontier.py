@@ -120,12 +120,8 @@ def frontier_gap(
     columns = np.concatenate([scores[None], line]).transpose(1, 0, 2).reshape(len(scores), -1)
     means = columns.mean(axis=0).reshape(1, -1, 2)
     value, place = float(_gaps(means)[0]), _place(means[0])
-    gaps = np.concatenate(
-        [
-            _gaps(block.reshape(len(block), -1, 2))
-            for block in bootstrap_curves(columns, resamples=resamples, seed=seed)
-        ]
-    )
+    blocks = bootstrap_curves(columns, resamples=resamples, seed=seed)
+    gaps = np.concatenate([_gaps(block.reshape(len(block), -1, 2)) for block in blocks])
     low, high = _ends(gaps, tail) if np.isfinite(value) else (float("nan"), float("nan"))
     x, y = (float(mean) for mean in means[0, 0])
     return FrontierGap(value, low, high, (x, y), y - value, place)
