@@ -47,6 +47,7 @@ from timberkit.cli_options import (
 )
 from timberkit.cli_pairs import pairs
 from timberkit.cli_report import report
+from timberkit.cli_search import search
 from timberkit.config import PARAMETERS, RefineRecipe, build_recipe, read_recipe_fields
 from timberkit.engine.fork_server import start_early
 from timberkit.errors import (
@@ -243,7 +244,7 @@ app.command(epilog=EXIT_CODES)(analyze)
 app.command("eval", epilog=EXIT_CODES)(evaluate)
 app.command(epilog=EXIT_CODES)(compare)
 app.command(epilog=EXIT_CODES)(report)
-app.command(epilog=EXIT_CODES)(pairs)
+app.command(epilog=EXIT_CODES)(search)
 
 
 @app.command(epilog=EXIT_CODES)

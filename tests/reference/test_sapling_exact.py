@@ -15,6 +15,7 @@ import torch
 from timberkit.errors import InputError
 from timberkit.sapling import (
     LONGEST_ANSWER_TOKENS,
+    PreparedProblems,
     Problem,
     base_folder,
     correct_answers,
@@ -169,3 +170,18 @@ def test_longest_answer_is_that_of_four_numbers() -> None:
     assert LONGEST_ANSWER_TOKENS == 18
     answers = correct_answers(load_problems("held-out-4", n=1)[0])
     assert {len(encode(answer)) + 1 for answer in answers} == {18}
+
+
+def test_problems_prepared_once_serve_every_model() -> None:
+    """A prepared set says of any model and temperature what a fresh call says."""
+    problems = [*load_problems(n=30), *load_problems("held-out-4", n=5), Problem((1, 1), 99)]
+    prepared = PreparedProblems(problems)
+    for folder in FOLDERS.values():
+        loaded = load_model(folder)
+        for temperature in (1.0, 0.7):
+            found = prepared.success(loaded, temperature=temperature)
+            expected = success_probabilities(folder, problems, temperature=temperature)
+            np.testing.assert_array_equal(found, expected)
+    assert found[-1] == 0.0
+    with pytest.raises(ValueError, match="temperature"):
+        prepared.success(loaded, temperature=0.0)

@@ -7,6 +7,7 @@
 ``rollout_noise``   the interval on a fixed set of problems
 ``paired``          two models on the same problems: intervals and p-values over several k
 ``crossing``        the k from which one model passes another
+``frontier``        how far a model lies above a line of others, such as the merges of a pair
 ``power``           how many rollouts or problems would tell two models apart
 ``beta_binomial``   a two-parameter model of a Pass@k curve
 ``bands``           whether counts agree with known probabilities
@@ -29,6 +30,7 @@ from timberkit.metrics.beta_binomial import BetaBinomial, fit_counts, fit_curve
 from timberkit.metrics.counts import cover_at_tau, g_pass_at_k, mean_at_k, pass_at_k
 from timberkit.metrics.crossing import Crossing, crossing_point
 from timberkit.metrics.exact import exact_pass_at_k, pass_curve
+from timberkit.metrics.frontier import FrontierGap, frontier_gap
 from timberkit.metrics.intervals import (
     Interval,
     in_words,
@@ -44,6 +46,7 @@ __all__ = [
     "BinomialBand",
     "Crossing",
     "DifferenceVariance",
+    "FrontierGap",
     "Interval",
     "PairedDifference",
     "answer_entropy",
@@ -56,6 +59,7 @@ __all__ = [
     "fit_counts",
     "fit_curve",
     "format_failure_rate",
+    "frontier_gap",
     "g_pass_at_k",
     "in_words",
     "majority_vote",

@@ -170,7 +170,7 @@ def bootstrap_curves(
 
 
 def checked_scores(values: ArrayLike, dimensions: int = 1) -> NDArray[np.float64]:
-    """As float64, (problems,) or (problems, ks); ValueError if empty, or for NaN and infinity."""
+    """As float64, problems first; ValueError if empty, or for NaN, infinity, other dimensions."""
     scores = np.asarray(values, dtype=np.float64)
     if scores.ndim != dimensions or scores.size == 0:
         raise ValueError(

@@ -19,7 +19,11 @@ counts can be tested against the truth.
 Importing this package loads neither torch nor transformers.
 """
 
-from timberkit.sapling.exact import LONGEST_ANSWER_TOKENS, success_probabilities
+from timberkit.sapling.exact import (
+    LONGEST_ANSWER_TOKENS,
+    PreparedProblems,
+    success_probabilities,
+)
 from timberkit.sapling.models import load_model
 from timberkit.sapling.pair import SPLITS, base_folder, instruct_folder, load_problems
 from timberkit.sapling.puzzle import (
@@ -33,6 +37,7 @@ from timberkit.sapling.puzzle import (
 __all__ = [
     "LONGEST_ANSWER_TOKENS",
     "SPLITS",
+    "PreparedProblems",
     "Problem",
     "base_folder",
     "correct_answers",
