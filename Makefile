@@ -16,7 +16,7 @@ demo: $(STAMP)  ## refine the embedded pair seven ways, verify, measure explorat
 	$(BIN)/timberkit demo --output demo
 
 test: $(STAMP)  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TEST_ARGS)
 
 check: $(STAMP) ## lint, format, types, layer contract
 	scripts/check

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from timberkit.engine import execute
+from timberkit.spectral import oracle
 
 
 def planted_pair(
@@ -70,6 +73,41 @@ def one_thread() -> Iterator[None]:
     """Arithmetic with one thread, as in a worker; many small problems are also quicker so."""
     with execute.one_thread():
         yield
+
+
+@pytest.fixture(scope="module")
+def one_svd_a_delta() -> Iterator[None]:
+    """The oracle decomposes a delta once for all the methods that are held against it in a row."""
+    with pytest.MonkeyPatch.context() as patched:
+        known: dict[tuple[tuple[int, ...], bytes], tuple[NDArray[np.float64], ...]] = {}
+        decompose = oracle.singular_value_decomposition
+
+        def remembered(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+            key = (matrix.shape, matrix.tobytes())
+            if key not in known:
+                known.clear()
+                known[key] = decompose(matrix)
+                for part in known[key]:
+                    part.flags.writeable = False
+            return known[key]
+
+        patched.setattr(oracle, "singular_value_decomposition", remembered)
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Thousands of tests and half the libraries stay to the end: nothing need look for them again.
+
+    Looking is a sixth of the whole run's time. What the tests themselves leave is still found.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -122,12 +122,18 @@ class Commands:
         )  # fmt: skip
         return Finished(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *args: object, cwd: Path | None = None) -> Running:
-        """Start the same in a process forked from one that has imported everything."""
+    def start(
+        self, *args: object, cwd: Path | None = None, more: Mapping[str, str] | None = None
+    ) -> Running:
+        """Start the same in a process forked from one that has imported everything.
+
+        ``more``: what its environment has besides.
+        """
         out = self.folder / f"command-{len(self.started)}"
         order: dict[str, Any] = {
             "args": list(map(str, args)),
             "cwd": str(cwd or self.folder),
+            "environment": dict(more or {}),
             "stdout": f"{out}.stdout",
             "stderr": f"{out}.stderr",
         }

@@ -92,15 +92,13 @@ def test_every_benchmark_runs_from_its_public_file(commands: Any, tmp_path: Path
             for text in ("--data", f"{name.partition(':')[0]}={DATA / file}")
         ]
         gpqa = ("--task", "gpqa-diamond", "--data", f"gpqa-diamond={ROWS / 'gpqa_diamond.csv'}")
-        environment = {"NLTK_DATA": str(DATA / "nltk_data")}
-        done = subprocess.run(
-            [sys.executable, "-m", "timberkit", "eval", f"m={server.url}", *tasks, *files, *gpqa,
-             "--task", "sapling", "--limit", "2", "-o", "run", "--json", "--grade-workers", "1"],
-            cwd=tmp_path, env={**commands.environment, **environment}, capture_output=True,
-            text=True, timeout=240, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        units = json.loads(done.stdout)["summary"]["units"]
+        done = commands.start(
+            "eval", f"m={server.url}", *tasks, *files, *gpqa, "--task", "sapling", "--limit", 2,
+            "-o", "run", "--json", "--grade-workers", 1,
+            cwd=tmp_path, more={"NLTK_DATA": str(DATA / "nltk_data")},
+        ).wait(seconds=240)  # fmt: skip
+        assert done.exit_code == 0, done.stderr
+        units = done.json["summary"]["units"]
         assert len(units) == 8
         assert {unit["failed"] for unit in units} == {0}
         assert all(unit["rollouts"] >= 1 for unit in units)

@@ -161,8 +161,8 @@ def by_two_workers(
     """
     place: Path = tmp_path_factory.mktemp("two")
     running = start(commands, grove, place, 2, "--quiet")
-    # Importing torch takes longer than this.
-    running.wait_until(lambda: any(seconds > 0.3 for seconds in cpu_seconds(running)))
+    # Importing what every worker needs takes longer than this.
+    running.wait_until(lambda: any(seconds > 0.1 for seconds in cpu_seconds(running)))
     signalled: set[int] = set()
     while not running.ended():
         for process in workers_of(running):

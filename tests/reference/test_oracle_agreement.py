@@ -42,7 +42,7 @@ DTYPES = [
 ]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "one_svd_a_delta")
 
 
 @pytest.fixture

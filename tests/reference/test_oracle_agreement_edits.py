@@ -61,7 +61,7 @@ DTYPES = [
     (BF16, BF16, F32),
 ]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "one_svd_a_delta")
 
 
 @pytest.fixture
