@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from timberkit.checkpoint.run_folder import write_json
 from timberkit.evaluation.inspect_log import read_rollouts_of
 from timberkit.evaluation.journal import Key
-from timberkit.evaluation.run_files import SUMMARY_NAME, RunFolder, write_json
+from timberkit.evaluation.run_files import SUMMARY_NAME, RunFolder
 from timberkit.evaluation.store import UnitStore
 from timberkit.metrics import mean_at_k, mean_interval, pass_intervals
 from timberkit.rollouts import ROLLOUTS_NAME, Rollout, write_rollouts

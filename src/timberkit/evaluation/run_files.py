@@ -17,9 +17,6 @@ change is a unit's settings, for its answers could not be told apart.
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,19 +26,15 @@ from pathlib import Path
 from typing import Any
 
 from timberkit.checkpoint.manifest import MANIFEST_NAME, SCHEMA_VERSION, read_manifest
-from timberkit.checkpoint.stage_folder import cannot_create, read_note, write_note
+from timberkit.checkpoint.run_folder import differing_fields, hold_folder, write_json
 from timberkit.errors import (
     CheckpointError,
-    InterruptedRunError,
-    OutputExistsError,
-    ResourceError,
     StageConflictError,
     UsageError,
 )
-from timberkit.evaluation.units import Unit, differing_fields
+from timberkit.evaluation.units import Unit
 
 KIND = "evaluation"
-LOCK_NAME = "lock"
 SUMMARY_NAME = "summary.json"
 
 
@@ -133,18 +126,9 @@ def hold_run(path: Path) -> Iterator[RunFolder]:
     Raises StageConflictError where a run is alive in it, OutputExistsError where something else
     than an evaluation stands there, UsageError where nothing can be created.
     """
-    _refuse_strangers(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        raise cannot_create(path, error) from None
-    try:
-        _take(lock, path)
+    with hold_folder(path, kind=KIND, doing="evaluating into"):
         _remove_drafts(path)
         yield _read(path)
-    finally:
-        os.close(lock)
 
 
 def read_run(path: Path) -> RunFolder:
@@ -155,56 +139,6 @@ def read_run(path: Path) -> RunFolder:
     if not (path / MANIFEST_NAME).exists():
         raise CheckpointError(f"{path}: no {MANIFEST_NAME}, expected a folder of timberkit eval")
     return _read(path)
-
-
-def write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all; InterruptedRunError where the disk refuses it."""
-    try:
-        write_note(path, fields)
-    except OSError as error:
-        raise InterruptedRunError(
-            f"{path}: cannot be written: {error.strerror}; what is done so far is kept; free some"
-            " space and run the same command again"
-        ) from None
-
-
-def _refuse_strangers(path: Path) -> None:
-    if not os.path.lexists(path):
-        return
-    if not path.is_dir():
-        raise OutputExistsError(f"{path}: found a file, expected a folder; name another: -o RUN")
-    if (path / MANIFEST_NAME).exists():
-        fields = read_manifest(path)
-        if fields.get("kind") != KIND:
-            raise OutputExistsError(
-                f"{path}: is an output of another command of timberkit; name another folder: -o RUN"
-            )
-        return
-    others = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK_NAME)
-    drafts = {f"{MANIFEST_NAME}.draft"}
-    if set(others) - drafts:
-        raise OutputExistsError(
-            f"{path}: holds {others[0]} and no evaluation; name another folder: -o RUN"
-        )
-
-
-def _take(lock: int, path: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = (read_note(path / LOCK_NAME) or {}).get("pid")
-        who = f"process {pid}" if isinstance(pid, int) else "a process"
-        raise StageConflictError(
-            f"{path}: {who} is evaluating into this folder at this moment; wait for it or stop it,"
-            " or choose another folder"
-        ) from None
-    except OSError as error:
-        raise ResourceError(
-            f"{path}: the file system gives no locks ({error.strerror}), so two runs could write"
-            " the same files; choose a folder on another file system"
-        ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, json.dumps({"pid": os.getpid()}).encode(), 0)
 
 
 def _remove_drafts(path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,28 +88,3 @@ def rollout_seed(seed: int, task: str, problem: str, rollout: int) -> int:
     text = json.dumps([seed, task, problem, rollout])
     digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") & 0x7FFFFFFF
-
-
-def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What two units' settings differ in, as ``sampling.temperature: 0.6 before, 1.0 now``."""
-    before, now = dict(_flat(old)), dict(_flat(new))
-    return [
-        f"{name}: {_shown(before, name)} before, {_shown(now, name)} now"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name, _MISSING) != now.get(name, _MISSING)
-    ]
-
-
-_MISSING = object()
-
-
-def _shown(values: Mapping[str, Any], name: str) -> str:
-    return json.dumps(values[name])[:80] if name in values else "not there"
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from timberkit.evaluation.units import Unit, differing_fields, rollout_seed
+from timberkit.checkpoint.run_folder import differing_fields
+from timberkit.evaluation.units import Unit, rollout_seed
 
 UNIT = Unit("m", "m", "aime24", "released", "aime24_released", {"seed": 0, "sampling": {"a": 1}})
 

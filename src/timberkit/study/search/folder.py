@@ -16,9 +16,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,17 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from timberkit.checkpoint.manifest import MANIFEST_NAME, SCHEMA_VERSION, read_manifest
-from timberkit.checkpoint.stage_folder import cannot_create, read_note, write_note
+from timberkit.checkpoint.run_folder import differing_fields, hold_folder, write_json
 from timberkit.errors import (
     CheckpointError,
-    InterruptedRunError,
-    OutputExistsError,
-    ResourceError,
     StageConflictError,
 )
 
 KIND = "search"
-LOCK_NAME = "lock"
 JOURNAL_NAME = "journal.jsonl"
 RESULTS_NAME = "results.json"
 TABLE_NAME = "frontier.csv"
@@ -56,85 +49,29 @@ def hold_search(
     StageConflictError where a run is alive in it or has other settings, naming them,
     OutputExistsError where something else stands there, UsageError where nothing can be created.
     """
-    _refuse_strangers(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        raise cannot_create(path, error) from None
-    try:
-        _take(lock, path)
+    with hold_folder(path, kind=KIND, doing="searching into"):
         if (path / MANIFEST_NAME).exists():
             yield _sources_before(path, settings)
-        else:
-            write_json(
-                path / MANIFEST_NAME,
-                {
-                    "schema_version": SCHEMA_VERSION,
-                    "kind": KIND,
-                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "versions": {"timberkit": version("timberkit")},
-                    "settings": dict(settings),
-                    "sources": dict(sources),
-                },
-            )
-            yield None
-    finally:
-        os.close(lock)
-
-
-def write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all; InterruptedRunError where the disk refuses it."""
-    try:
-        write_note(path, fields)
-    except OSError as error:
-        raise InterruptedRunError(
-            f"{path}: cannot be written: {error.strerror}; what is done so far is kept; free some"
-            " space and run the same command again"
-        ) from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Likewise for any text."""
-    draft = path.with_name(f"{path.name}.draft")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise InterruptedRunError(
-            f"{path}: cannot be written: {error.strerror}; free some space and run the same command"
-            " again"
-        ) from None
-
-
-def _refuse_strangers(path: Path) -> None:
-    if not os.path.lexists(path):
-        return
-    if not path.is_dir():
-        raise OutputExistsError(f"{path}: found a file, expected a folder; name another: -o RUN")
-    if (path / MANIFEST_NAME).exists():
-        if read_manifest(path).get("kind") != KIND:
-            raise OutputExistsError(
-                f"{path}: is an output of another command of timberkit; name another folder: -o RUN"
-            )
-        return
-    others = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK_NAME)
-    if set(others) - {f"{MANIFEST_NAME}.draft"}:
-        raise OutputExistsError(
-            f"{path}: holds {others[0]} and no search; name another folder: -o RUN"
+            return
+        write_json(
+            path / MANIFEST_NAME,
+            {
+                "schema_version": SCHEMA_VERSION,
+                "kind": KIND,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "versions": {"timberkit": version("timberkit")},
+                "settings": dict(settings),
+                "sources": dict(sources),
+            },
         )
+        yield None
 
 
 def _sources_before(path: Path, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     manifest = read_manifest(path)
     before, sources = manifest.get("settings"), manifest.get("sources")
     there: Mapping[str, Any] = before if isinstance(before, dict) else {}
-    differing = [
-        f"{name}: {json.dumps(there.get(name))[:200]} before,"
-        f" {json.dumps(settings.get(name))[:200]} now"
-        for name in sorted({*there, *settings})
-        if there.get(name) != settings.get(name)
-    ]
+    differing = differing_fields(there, settings)
     if differing:
         raise StageConflictError(
             f"{path}: is a search with other settings:\n  "
@@ -147,22 +84,3 @@ def _sources_before(path: Path, settings: Mapping[str, Any]) -> Mapping[str, Any
             " search in a folder of its own"
         )
     return sources
-
-
-def _take(lock: int, path: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = (read_note(path / LOCK_NAME) or {}).get("pid")
-        who = f"process {pid}" if isinstance(pid, int) else "a process"
-        raise StageConflictError(
-            f"{path}: {who} is searching into this folder at this moment; wait for it or stop it,"
-            " or choose another folder"
-        ) from None
-    except OSError as error:
-        raise ResourceError(
-            f"{path}: the file system gives no locks ({error.strerror}), so two runs could write"
-            " the same files; choose a folder on another file system"
-        ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, json.dumps({"pid": os.getpid()}).encode(), 0)

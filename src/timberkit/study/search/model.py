@@ -10,9 +10,9 @@ gradient, which SciPy's L-BFGS-B maximises within a box around the centre (the *
 proposal is judged and the model told what it got wrong; where it is better it becomes the centre,
 else the box shrinks.
 
-Every evaluation says something of every number and every problem, so a few hundred of all problems
-find more than as much work by CMA-ES on parts of them (docs/log.md). It asks for chances that are
-known well: with few rollouts a problem's log-odds are mostly noise.
+Every evaluation says something of every number and every problem, so a few hundred are enough
+(docs/log.md; no comparison with CMA-ES at equal effort was run to its end). It asks for chances
+that are known well: with few rollouts a problem's log-odds are mostly noise.
 """
 
 from __future__ import annotations

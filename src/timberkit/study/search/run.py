@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from timberkit.checkpoint.run_folder import write_json, write_text
 from timberkit.config import RefineRecipe, build_recipe
 from timberkit.engine.plan import RefinementPlan, plan_refinement
 from timberkit.engine.sources import OpenPair, open_pair
@@ -367,11 +368,9 @@ def _findings(
 
 def _write(path: Path, opened: OpenSearch, findings: Findings, winner: Candidate) -> list[str]:
     """The files of the results; notices of what could not be made."""
-    folder.write_text(
-        path / folder.WINNER_NAME, yaml.safe_dump(opened.recipe(winner), sort_keys=False)
-    )
-    folder.write_text(path / folder.TABLE_NAME, as_csv(findings.points))
-    folder.write_json(path / folder.RESULTS_NAME, findings.as_json())
+    write_text(path / folder.WINNER_NAME, yaml.safe_dump(opened.recipe(winner), sort_keys=False))
+    write_text(path / folder.TABLE_NAME, as_csv(findings.points))
+    write_json(path / folder.RESULTS_NAME, findings.as_json())
     try:
         tradeoff_figures(
             {
