@@ -73,7 +73,7 @@ class StudyTask:
         key: unique, such as ``aime24:released+thinking``.
         label: for people.
         benchmark: its name in the paper, None for one the paper has not.
-        thinking: whether the models were to think aloud first.
+        thinking: whether the models were to think aloud first; None: as they do by themselves.
         how: ``exact`` where success probabilities are known, else ``sampled``.
         problems: how many.
         rollouts: of each problem; None where exact.
@@ -85,7 +85,7 @@ class StudyTask:
     key: str
     label: str
     benchmark: str | None
-    thinking: bool
+    thinking: bool | None
     how: Literal["exact", "sampled"]
     problems: int
     rollouts: int | None
@@ -288,7 +288,7 @@ class PaperTable:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one step took. ``skipped``: done by an earlier run; its figures are those of that run.
+    """What one step took, in the run that finished it.
 
     ``rollouts``, ``output_tokens``: of evaluations. ``peak_bytes``: largest resident memory of this
     process and its children during the step.

@@ -31,9 +31,9 @@ class CaseSection:
         data: JSON text that may stand in a script tag (``text.script_json``).
         style: CSS rules, after the page's own.
         title: of the section, for the heading and the list of sections; escaped by the page.
-        script_hashes: further sources for ``script-src`` of the page's Content-Security-Policy,
-            such as ``'sha256-…'`` of sidecar scripts, quotes included.
-        style_sources: likewise for ``style-src``: where the section's files beside the page lie.
+        style_sources: further sources for ``style-src`` of the page's Content-Security-Policy,
+            quotes included: where the section's files beside the page lie. There are none for
+            scripts: a page runs its own alone.
     """
 
     html: markupsafe.Markup
@@ -41,5 +41,4 @@ class CaseSection:
     data: str
     style: str
     title: str
-    script_hashes: tuple[str, ...] = ()
     style_sources: tuple[str, ...] = ()

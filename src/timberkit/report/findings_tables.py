@@ -8,6 +8,7 @@ Percent and points as shown; in CSV every score is a share with all its digits.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from timberkit.findings import Cell as PaperCell
 from timberkit.findings import Contrast, Findings, PaperTable, Selection, StudyTask
@@ -53,7 +54,7 @@ def task_table(findings: Findings) -> Table:
             name_of(task.label),
             plain_cell(task.problems, "{:,}"),
             Number("exact") if task.rollouts is None else plain_cell(task.rollouts, "{:,}"),
-            "yes" if task.thinking else "no",
+            {True: "yes", False: "no", None: "by itself"}[task.thinking],
             "yes" if task.whole else "in part",
             name_of(task.benchmark) if task.benchmark else "not in the paper",
         )
@@ -382,10 +383,14 @@ def paper_table(table: PaperTable) -> Table:
 
 
 def _both(cell: PaperCell) -> tuple[Number, Number]:
-    """As published (percent, as printed), and ours."""
+    """As published (percent, as printed), and ours with its difference to our Instruct."""
     told = cell.published
     published = Number() if told is None else Number(f"{told:.2f}", told)
-    return published, share_cell(cell.ours, cell.verdict or "", 2)
+    ours = share_cell(cell.ours, cell.verdict or "", 2)
+    if cell.difference is None:
+        return published, ours
+    shown = difference_cell(cell.difference, digits=2)
+    return published, replace(ours, difference=f"{shown.text} {shown.interval}")
 
 
 def joined(tables: Sequence[tuple[str, Table]], *, first: str = "task") -> Table:

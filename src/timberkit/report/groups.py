@@ -19,7 +19,7 @@ Value = Callable[[WeightMeasurement], float | None]
 
 LONGEST_LABEL = 28
 _NUMBERS = re.compile(r"(?:^|\.)\d+(?=\.|$)", re.ASCII)
-_FAMILIES = ("embedding", "attention", "ffn", "expert", "router", "head")
+_FAMILIES = ("embedding", "attention", "ffn", "expert", "ssm", "router", "head")
 _ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 

@@ -57,7 +57,6 @@ def page_parts(
     *,
     more_script: str = "",
     more_style: str = "",
-    more_sources: Sequence[str] = (),
     style_sources: Sequence[str] = (),
     figures: bool = True,
 ) -> PageParts:
@@ -67,7 +66,6 @@ def page_parts(
         scripts, styles: names of files, without ``.js`` and ``.css``; the last script starts all.
         more_script: source that stands before the last script.
         more_style: rules after all others.
-        more_sources: what ``script-src`` allows beside the scripts of the page.
         style_sources: what ``style-src`` allows beside the rules of the page.
         figures: whether there are any; a page without them goes without plotly.js.
 
@@ -85,7 +83,7 @@ def page_parts(
     style = "".join([*(packaged(f"{name}.css") for name in styles), more_style])
     return PageParts(
         plotly, get_plotlyjs_version(), script, style.replace("</", "<\\/"),
-        _policy([plotly, script] if figures else [script], more_sources, style_sources),
+        _policy([plotly, script] if figures else [script], style_sources),
     )  # fmt: skip
 
 
@@ -168,11 +166,11 @@ def _inline(script: str) -> str:
     return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
-def _policy(scripts: Sequence[str], more: Sequence[str], styles: Sequence[str]) -> str:
+def _policy(scripts: Sequence[str], styles: Sequence[str]) -> str:
     hashes = (
         base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts
     )
-    allowed = " ".join([*(f"'sha256-{one}'" for one in hashes), *more])
+    allowed = " ".join(f"'sha256-{one}'" for one in hashes)
     # Plotly writes its own style rules, draws heat maps into data: images, and saves from blobs.
     rules = " ".join(["'unsafe-inline'", *styles])
     return (

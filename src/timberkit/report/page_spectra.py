@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from timberkit.measurements import Analysis, WeightMeasurement
+from timberkit.parts import matrix_name
 from timberkit.report.groups import modules_of, typical
 from timberkit.report.null_curve import null_singular_values
 from timberkit.report.text import significant, visible
@@ -74,7 +75,7 @@ def _matrix(weight: WeightMeasurement, alike: int, points: int) -> dict[str, Any
         return None
     cut = min(max(weight.cut.cut, 1), len(values))
     return {
-        "name": visible(weight.name),
+        "name": visible(matrix_name(weight.name, None, weight.part)),
         "index": weight.index,
         "alike": alike,
         "shape": f"{weight.rows}x{weight.columns}",

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from timberkit.measurements import WeightMeasurement
+from timberkit.parts import matrix_name
 from timberkit.report.groups import Module, median, of_overlap, of_rounding
 from timberkit.report.text import visible
 
@@ -160,7 +161,7 @@ def _packed(values: Sequence[float | None]) -> str | None:
 
 def _name(weight: WeightMeasurement, alike: int, patterns: dict[str, int]) -> list[int | str]:
     """[pattern, number, number, …]: the pattern's ``\\0`` are its numbers, in order."""
-    name = visible(weight.name)
+    name = visible(matrix_name(weight.name, None, weight.part))
     if alike > 1:
         name += f" and {alike - 1} more"
     elif weight.index is not None:

@@ -102,7 +102,6 @@ def write_study_page(
         ["page", "study"],
         more_script=case_section.script if case_section else "",
         more_style=case_section.style if case_section else "",
-        more_sources=case_section.script_hashes if case_section else (),
         style_sources=case_section.style_sources if case_section else (),
     )
     analyses = [] if analysis is None else [analysis]
@@ -231,11 +230,14 @@ def _group_words(findings: Findings) -> list[dict[str, Any]]:
 
 def _stats(findings: Findings) -> list[tuple[str, str]]:
     """What was run, in numbers."""
-    rollouts = sum(cost.rollouts or 0 for cost in findings.costs)
+    sampled = {task.key: task.problems * (task.rollouts or 0) for task in findings.tasks}
+    rollouts = sum(sampled.get(curve.task, 0) for curve in findings.curves)
+    keys = {curve.model for curve in findings.curves}
+    asked = [model for model in findings.models if model.key in keys]
     found = [
-        ("models asked", f"{len(findings.models):,}"),
-        ("of them edits", f"{sum(model.role == 'variant' for model in findings.models):,}"),
-        ("controls", f"{sum(model.role == 'control' for model in findings.models):,}"),
+        ("models asked", f"{len(asked):,}"),
+        ("of them edits", f"{sum(model.role == 'variant' for model in asked):,}"),
+        ("controls", f"{sum(model.role == 'control' for model in asked):,}"),
         ("tasks", f"{len(findings.tasks):,}"),
         ("problems", f"{sum(task.problems for task in findings.tasks):,}"),
     ]

@@ -32,6 +32,8 @@ class Number:
         low, high: ends of its interval, where it has one.
         interval: these as they are shown, or empty.
         word: what may be said of it ("better", "worse", "not distinguishable"), or empty.
+        difference: to a reference, in points with its interval, as it is shown, or empty; the word
+            is then said of it.
     """
 
     text: str = NONE
@@ -40,9 +42,10 @@ class Number:
     high: float | None = None
     interval: str = ""
     word: str = ""
+    difference: str = ""
 
     def __str__(self) -> str:
-        return " ".join(filter(None, (self.text, self.interval, self.word)))
+        return " ".join(filter(None, (self.text, self.interval, self.difference, self.word)))
 
 
 Cell: TypeAlias = str | Number

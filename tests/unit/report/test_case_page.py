@@ -162,7 +162,6 @@ def test_no_script_but_the_pages_own_and_style_sheets_only_where_needed(tmp_path
     inside = case_section(collection, beside=tmp_path / "p.html", budget_bytes=10**7)
     outside = case_section(collection, beside=tmp_path / "p.html", budget_bytes=5_000)
     assert (inside.style_sources, outside.style_sources) == ((), ("'self'",))
-    assert inside.script_hashes == outside.script_hashes == ()
     html = write_cases_page(collection, tmp_path / "q.html").read_text(encoding="utf-8")
     policy = re.search(r"script-src ([^;]*); style-src ([^;]*);", unescape(html))
     assert policy
