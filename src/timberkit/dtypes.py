@@ -2,7 +2,8 @@
 
 Importing torch takes seconds of processor time in every process; refining on a CPU does not need
 it. A block of weights is *raw*: an array of what the file holds, ``uint16`` where the dtype is
-bfloat16, which NumPy does not know. ``widen`` makes numbers of it, ``narrow`` rounds numbers back.
+bfloat16, which NumPy does not know. ``widen`` makes numbers of it, ``narrow`` rounds numbers back,
+``ulp_distance`` counts the numbers between two.
 """
 
 from __future__ import annotations
@@ -74,3 +75,38 @@ def narrow(values: Matrix, dtype: str) -> Raw:
     rounded += bits
     rounded >>= 16
     return rounded.astype(np.uint16)
+
+
+def coarser(first: str, second: str) -> str:
+    """The one of two dtypes with fewer significant bits.
+
+    >>> coarser("float32", "bfloat16"), coarser("bfloat16", "float16")
+    ('bfloat16', 'bfloat16')
+    """
+    return max(first, second, key=EPSILON.__getitem__)
+
+
+def ulp_distance(first: Raw, second: Raw, dtype: str) -> NDArray[np.unsignedinteger[Any]]:
+    """How many numbers of a dtype lie between two raw blocks of it, element by element.
+
+    ``|o(first) - o(second)|``, where ``o`` numbers what the dtype can hold from the smallest to the
+    largest: 1 for neighbours, through subnormals, across zero and from one binade into the next;
+    both zeros are number 0, and infinity is the neighbour of the largest number. Both blocks have
+    one shape. Returns unsigned integers as wide as the dtype, which hold every distance. A NaN
+    counts by its bits, which says nothing: look for it beforehand. O(elements).
+
+    >>> ulp_distance(np.array([0x3F80], np.uint16), np.array([0x3F82], np.uint16), "bfloat16")
+    array([2], dtype=uint16)
+    >>> ulp_distance(np.float32([-0.0]), np.float32([1e-45]), "float32")
+    array([1], dtype=uint32)
+    """
+    bits = raw_dtype(dtype).itemsize * 8
+    unsigned = np.dtype(f"<u{bits // 8}")
+    x, y = (np.ascontiguousarray(raw).view(unsigned) for raw in (first, second))
+    sign = unsigned.type(1 << (bits - 1))
+    size_x, size_y = x & ~sign, y & ~sign
+    # Both sizes are below 2^(bits - 1), so their sum fits.
+    beside = np.maximum(size_x, size_y) - np.minimum(size_x, size_y)
+    apart: NDArray[np.unsignedinteger[Any]]
+    apart = np.where((x ^ y) & sign != 0, size_x + size_y, beside)
+    return apart

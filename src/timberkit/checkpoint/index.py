@@ -6,7 +6,7 @@ shards alone. Files are treated as hostile: a path that leads out of the folder,
 disagrees with its shards, pickled weights are errors (CheckpointError), never guesses.
 
 Not here: what a header may contain (``header``), reading tensors (``reader``), what makes weights
-quantised (``quantized``).
+quantised (``quantized``), what is said of formats that are no safetensors (``refused``).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from timberkit.checkpoint.header import json_object, read_shard, shown, unique_k
 from timberkit.checkpoint.layout import Checkpoint, Shard, TensorEntry
 from timberkit.checkpoint.quantized import quantization as quantization
 from timberkit.checkpoint.reader import read_range
+from timberkit.checkpoint.refused import no_weights, not_a_folder
 from timberkit.errors import CheckpointError, SourceError
 
 LARGEST_INDEX_BYTES = 100_000_000
 LARGEST_CONFIG_BYTES = 10_000_000
 INDEX_SUFFIX = ".safetensors.index.json"
 
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _OF_MANY = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors", re.ASCII)
 
 
@@ -90,9 +90,7 @@ def _list(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))
     except NotADirectoryError:
-        raise SourceError(
-            f"{folder}: found a file, expected the folder of a model; give the folder around it"
-        ) from None
+        raise SourceError(not_a_folder(str(folder))) from None
     except FileNotFoundError:
         raise SourceError(
             f"{folder}: no such folder; check the spelling, or give a Hub id such as org/name"
@@ -251,7 +249,7 @@ def _unindexed(folder: Path, names: list[str]) -> list[str]:
     # Mistral's own format of the same weights, often shipped beside the other.
     found = [name for name in found if not name.startswith("consolidated")] or found
     if not found:
-        raise _no_weights(folder, names)
+        raise no_weights(folder, names)
     for name in found:
         if not _safe_name(name):
             raise CheckpointError(f"{folder}: file {shown(name)}: rename it; expected plain text")
@@ -268,32 +266,3 @@ def _refuse_missing_part(folder: Path, found: list[str], stem: str, parts: int) 
             f"{folder}: found {len(present)} of the {parts} files {stem}-…-of-{parts:05d}"
             ".safetensors, and no index; an incomplete download; download the rest"
         )
-
-
-def _no_weights(folder: Path, names: list[str]) -> CheckpointError:
-    """Why a folder without safetensors files cannot be used, by what else lies in it."""
-    pickles = [name for name in names if name.endswith(_PICKLES)]
-    if "adapter_config.json" in names:
-        return CheckpointError(
-            f"{folder}: found an adapter (adapter_config.json), expected whole weights; LoRA"
-            " adapters are not supported yet; merge it into its model first, with peft's"
-            " model.merge_and_unload().save_pretrained(FOLDER)"
-        )
-    if pickles:
-        return CheckpointError(
-            f"{folder}: found pickled weights ({shown(pickles[0])}), expected *.safetensors;"
-            " pickles are refused because loading one can run any code; convert a model that you"
-            ' trust: python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer'
-            " as T; M.from_pretrained('IN', dtype='auto').save_pretrained('OUT');"
-            " T.from_pretrained('IN').save_pretrained('OUT')\""
-        )
-    if any(name.endswith(".gguf") for name in names):
-        return CheckpointError(
-            f"{folder}: found GGUF files, expected *.safetensors; GGUF weights are mostly"
-            " quantised and cannot be refined; use the model they were made from"
-        )
-    content = ", ".join(shown(name) for name in names[:5]) or "nothing"
-    return CheckpointError(
-        f"{folder}: found {content}, expected *.safetensors files; not the folder of a model;"
-        " give the folder that holds model.safetensors or its index"
-    )

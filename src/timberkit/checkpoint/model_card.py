@@ -29,7 +29,7 @@ PAPER = "2509.23595"
 _LARGEST_FRONT_MATTER_CHARACTERS = 64 << 10
 _LONGEST_TEXT = 200
 _FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _LICENCE_PATTERNS = {
     "license": re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}"),
     "license_name": re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+_-]{0,95}"),
@@ -51,8 +51,22 @@ def read_licence(folder: Path) -> dict[str, str]:
     """The licence fields of the front matter of ``folder/README.md``, as strings.
 
     Keys ``license``, ``license_name``, ``license_link``, each only where it is present and looks
-    like one; empty when the file is missing, broken, or anything but a model card. Never raises
-    for content. Reads 64 Ki characters at most.
+    like one; empty without a model card (``front_matter``). Never raises for content.
+    """
+    fields = front_matter(folder)
+    found = {}
+    for key, pattern in _LICENCE_PATTERNS.items():
+        value = fields.get(key)
+        if isinstance(value, str) and pattern.fullmatch(value):
+            found[key] = value
+    return found if "license" in found else {}
+
+
+def front_matter(folder: Path) -> dict[str, Any]:
+    """The front matter of ``folder/README.md``: strings, lists, mappings, as a stranger wrote it.
+
+    Empty when the file is missing, broken, or anything but a model card. Never raises for content.
+    Reads 64 Ki characters at most.
     """
     path = folder / CARD_NAME
     if not path.is_file():
@@ -65,14 +79,7 @@ def read_licence(folder: Path) -> dict[str, str]:
     except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError):
         # PyYAML lets a ValueError or OverflowError out for escapes beyond Unicode.
         return {}
-    if not isinstance(fields, dict):
-        return {}
-    found = {}
-    for key, pattern in _LICENCE_PATTERNS.items():
-        value = fields.get(key)
-        if isinstance(value, str) and pattern.fullmatch(value):
-            found[key] = value
-    return found if "license" in found else {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def write_model_card(
@@ -125,7 +132,7 @@ def _metadata(
     hub_ids = [
         source.name
         for source in (instruct, base)
-        if source.is_hub and _HUB_ID.fullmatch(source.name)
+        if source.is_hub and HUB_ID.fullmatch(source.name)
     ]
     if hub_ids:
         metadata["base_model"] = list(dict.fromkeys(hub_ids))

@@ -82,6 +82,17 @@ def copy_sidecars(
     return CopiedSidecars(tuple(sorted(copied)), tuple(sorted(skipped)))
 
 
+def sidecar_files(folder: Path) -> dict[str, str]:
+    """Relative names of what lies beside the weights, each with why it must not be opened, or "".
+
+    The files that ``copy_sidecars`` copies, whatever their size: no weights, index, model card,
+    manifest or hidden file. Raises CheckpointError when a folder cannot be listed.
+    """
+    names = (name for name, reason in _files(folder, None) if not reason)
+    beside = (name for name in names if not _other_reason(folder / name))
+    return {name: _unsafe_reason(folder / name, folder) for name in beside}
+
+
 def _files(folder: Path, base_folder: Path | None) -> Iterator[tuple[str, str]]:
     """Relative names of all files, and of the sub-folders left out with the reason."""
     for parent, folders, files in os.walk(folder, onerror=_refuse_folder):
@@ -109,6 +120,16 @@ def _reason_to_leave_out(path: Path, base_folder: Path | None) -> str:
 
 def _reason_to_skip(path: Path, folder: Path) -> str:
     """Why a file is not copied; empty when it is."""
+    if reason := _other_reason(path) or _unsafe_reason(path, folder):
+        return reason
+    size_bytes = path.stat().st_size
+    if size_bytes > LARGEST_SIDECAR_BYTES:
+        return f"{size_bytes} bytes, over {LARGEST_SIDECAR_BYTES}"
+    return ""
+
+
+def _other_reason(path: Path) -> str:
+    """Why a file does not belong to what a model loads beside its weights, by its name."""
     lowered = path.name.lower()
     if path.name.startswith("."):
         return "hidden"
@@ -120,14 +141,14 @@ def _reason_to_skip(path: Path, folder: Path) -> str:
         return "the output gets a model card of its own"
     if lowered == MANIFEST_NAME:
         return "the output gets a manifest of its own"
+    return ""
+
+
+def _unsafe_reason(path: Path, folder: Path) -> str:
+    """Why a file is not opened, whatever its name."""
     if path.is_symlink() and not _leads_home(path, folder):
         return "a link that leads outside the model folder"
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        return "no plain file"
-    if status.st_size > LARGEST_SIDECAR_BYTES:
-        return f"{status.st_size} bytes, over {LARGEST_SIDECAR_BYTES}"
-    return ""
+    return "" if stat.S_ISREG(path.stat().st_mode) else "no plain file"
 
 
 def _leads_home(link: Path, folder: Path) -> bool:

@@ -4,10 +4,11 @@
     checkpoint = open_checkpoint(resolved.folder)
 
 A folder that exists is always taken as a folder. From the Hub only what a refinement needs is
-fetched: safetensors weights with their index, configuration, tokenizer, chat template, model code
-and licence; never pickles, GGUF, ONNX or a second copy of the weights in another format. The
-snapshot is pinned: ``revision`` is the commit. The Hub's cache, its offline switch and its login
-are huggingface_hub's own; no token is read, shown or kept here.
+fetched: safetensors weights with their index, configuration, tokenizer, chat template, model code,
+licence and model card (which names licence and origin); never pickles, GGUF, ONNX or a second copy
+of the weights in another format. The snapshot is pinned: ``revision`` is the commit. The Hub's
+cache, its offline switch and its login are huggingface_hub's own; no token is read, shown or kept
+here.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from timberkit.checkpoint.refused import not_a_folder
 from timberkit.config import Source
 from timberkit.errors import SourceError
 
@@ -35,7 +37,7 @@ WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "config.json")
 FETCHED = (
     *WEIGHT_PATTERNS,
     *("*.json", "*.txt", "*.model", "*.tiktoken", "*.vocab", "*.bpe", "*.jinja", "*.py"),
-    *("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"),
+    *("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "README.md"),
 )
 """File patterns fetched from the Hub; patterns match across folders."""
 NOT_FETCHED = (
@@ -83,10 +85,11 @@ def resolve(source: Source) -> ResolvedSource:
     if os.path.isdir(expanded):
         return _local(source, Path(os.path.abspath(expanded)))
     if text.startswith(("/", ".", "~")) or text.count("/") > 1 or os.path.exists(expanded):
-        found = "found a file" if os.path.isfile(expanded) else "no such folder"
+        if os.path.isfile(expanded):
+            raise SourceError(not_a_folder(text))
         raise SourceError(
-            f"{text}: {found}, expected the folder of a model; check the spelling and where the"
-            " command runs, or give a Hub id such as org/name"
+            f"{text}: no such folder, expected the folder of a model; check the spelling and where"
+            " the command runs, or give a Hub id such as org/name"
         )
     return _from_hub(source)
 

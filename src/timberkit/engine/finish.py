@@ -50,7 +50,7 @@ def finish_outputs(
         copied = copy_sidecars(pair.instruct, folder, dtype=dtype, base_folder=pair.base.folder)
         skipped = dict(copied.skipped)
         _write_card(folder, pair, variant)
-    ordered = sorted(found.values(), key=lambda record: (record.name, record.index or 0))
+    ordered = sorted(found.values(), key=_place)
     hashes = _hash_outputs(folders, executor)
     for variant in pair.recipe.variants:
         name = variant_name(variant)
@@ -81,18 +81,22 @@ def read_records(folders: Sequence[Path]) -> tuple[records.TensorRecord, ...]:
 
     Raises CheckpointError for a manifest that is missing, or whose records do not fit.
     """
-    joined: dict[tuple[str, int | None], records.TensorRecord] = {}
+    joined: dict[tuple[str, int, str], records.TensorRecord] = {}
     for folder in folders:
         listed = read_manifest(folder).get("refined")
         if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
             raise CheckpointError(f"{folder}: timberkit.json: 'refined' is no list of records")
         for record in map(records.from_json, listed):
-            key = (record.name, record.index)
+            key = _place(record)
             if key in joined:
                 changes = joined[key].matrix.changes + record.matrix.changes
                 record = replace(record, matrix=replace(record.matrix, changes=changes))
             joined[key] = record
     return tuple(joined.values())
+
+
+def _place(record: records.TensorRecord) -> tuple[str, int, str]:
+    return record.name, -1 if record.index is None else record.index, record.part or ""
 
 
 def _of_variant(record: records.TensorRecord, variant: str) -> records.TensorRecord:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 from timberkit import records
 from timberkit.checkpoint.manifest import hash_file
-from timberkit.checkpoint.reader import TORCH_NAMES, RowReader, read_range, torch_dtype
+from timberkit.checkpoint.reader import TORCH_NAMES, RowReader, read_pieces, torch_dtype
 from timberkit.checkpoint.writer import RowWriter, copy_range, write_at
 from timberkit.config import AnyVariant, at, variant_name
+from timberkit.engine.diff_job import Distance, compare_task
 from timberkit.engine.tasks import (
     CastTask,
+    CompareTask,
     CopyTask,
     HashTask,
     MeasureTask,
@@ -28,6 +30,7 @@ from timberkit.engine.tasks import (
 )
 from timberkit.errors import CheckpointError, InputError, SpectrumError
 from timberkit.measurements import WeightMeasurement
+from timberkit.parts import matrix_name
 from timberkit.spectral.delta import Rows
 from timberkit.spectral.refine import StoredMatrix, refine_rows
 
@@ -62,6 +65,7 @@ class Outcome:
     record: records.TensorRecord | None = None
     sha256: str | None = None
     measurement: WeightMeasurement | None = None
+    distance: Distance | None = None
 
 
 def perform(context: JobContext, task: Task) -> Outcome:
@@ -78,6 +82,8 @@ def perform(context: JobContext, task: Task) -> Outcome:
             return _cast(context, task)
         case HashTask():
             return Outcome(task.key, sha256=hash_file(Path(task.path)))
+        case CompareTask():
+            return Outcome(task.key, distance=compare_task(task))
         case MeasureTask():
             # What only an analysis needs takes seconds to import.
             from timberkit.engine.analysis_job import measure_task
@@ -91,7 +97,7 @@ def load(place: Place, shape: tuple[int, ...]) -> torch.Tensor:
     """Read a place as a tensor of its own dtype; CheckpointError when the file fails."""
     import torch
 
-    content = read_range(Path(place.path), place.start_byte, place.size_bytes)
+    content = read_pieces(Path(place.path), place.pieces)
     return torch.frombuffer(content, dtype=torch_dtype(place.dtype)).reshape(shape)
 
 
@@ -105,16 +111,19 @@ def _refine(context: JobContext, task: RefineTask) -> Outcome:
             _rows_of(task.base, shape),
             _rows_of(task.instruct, shape),
             [at(variant, position) for variant in context.variants],
-            [RowWriter(path, task.target.start_byte, task.columns) for path in targets],
+            [
+                RowWriter(path, task.target.start_byte, task.columns, task.target.blocks)
+                for path in targets
+            ],
             dtype=TORCH_NAMES[task.target.dtype],
             device=context.device,
             name=task.matrix,
         )
     except SpectrumError as error:
-        part = "" if task.index is None else f" [{task.index}]"
+        where = matrix_name(repr(task.name), task.index, task.part)
         raise SpectrumError(
-            f"tensor {task.name!r}{part}: {error}; the checkpoint is damaged, or the training that"
-            " made it diverged: restore it, or leave the tensor out with --exclude"
+            f"tensor {where}: {error}; the checkpoint is damaged, or the training that made it"
+            " diverged: restore it, or leave the tensor out with --exclude"
         ) from None
     except InputError as error:
         raise CheckpointError(f"tensor {task.name!r}: {error}") from None
@@ -125,6 +134,7 @@ def _refine(context: JobContext, task: RefineTask) -> Outcome:
         layer=task.layer,
         seconds=time.perf_counter() - started,
         matrix=replace(found, changes=_named(found.changes, context.variants)),
+        part=task.part,
     )
     return Outcome(task.key, tuple(map(str, targets)), record)
 
@@ -142,7 +152,7 @@ def _named(
 def _rows_of(place: Place, shape: tuple[int, int]) -> Rows:
     """A matrix in memory; one so large that it is worked on in blocks is read in blocks."""
     dtype = TORCH_NAMES[place.dtype]
-    reader = RowReader(Path(place.path), place.start_byte, shape, dtype)
+    reader = RowReader(Path(place.path), place.start_byte, shape, dtype, place.blocks)
     if place.size_bytes > HELD_BYTES:
         return reader
     return StoredMatrix(reader[0 : shape[0]], dtype)

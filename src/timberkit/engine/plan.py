@@ -11,20 +11,23 @@ before a byte is written. Not here: how long it takes (``estimate``).
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
-from timberkit.checkpoint.families import Role, classify, is_selected, matrix_shapes
-from timberkit.checkpoint.layout import FLOAT_DTYPES, Checkpoint, TensorEntry
+from timberkit.checkpoint.families import NOT_RECOGNISED, Role, classify, is_selected, module_path
+from timberkit.checkpoint.fused import Matrix, Split, split_tensor
+from timberkit.checkpoint.layout import DTYPE_BITS, FLOAT_DTYPES, Checkpoint, TensorEntry
 from timberkit.checkpoint.output_layout import (
     OutputLayout,
     cast_tensors,
     copy_ranges,
     plan_output,
 )
-from timberkit.checkpoint.quantized import quantization
+from timberkit.checkpoint.refused import refuse_quantised
 from timberkit.config import RefineRecipe, Selection
 from timberkit.engine.tasks import CastTask, CopyTask, Place, RefineTask
 from timberkit.errors import CheckpointError, PairMismatchError, UsageError
@@ -44,13 +47,16 @@ STRUCTURE_FIELDS = (
     "moe_intermediate_size",
 )
 """Fields of config.json that must agree: with them, so must the shapes of all linear weights."""
+NO_CONFIG: Mapping[str, Any] = MappingProxyType({})
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
     """One tensor of Instruct: ``reason`` says why it is copied, and is empty where it is refined.
 
-    ``matrices`` counts what is refined separately: the experts of a fused tensor, else 1 or 0.
+    ``matrices`` counts what is refined separately: experts and projections of a fused tensor, else
+    1 or 0. ``parts`` names the projections; ``whole_because`` says why a fused weight has none.
     """
 
     name: str
@@ -61,6 +67,8 @@ class PlannedTensor:
     shape: tuple[int, ...]
     dtype: str
     matrices: int
+    parts: tuple[str, ...] = ()
+    whole_because: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +106,39 @@ class RefinementPlan:
         return dict(counts.most_common())
 
     @property
+    def unrecognised(self) -> dict[str, int]:
+        """Tensors that no rule for names fits: patterns of names, ``*`` for numbers, and how many.
+
+        The most frequent first; those that the family ``authors`` takes all the same are not there.
+        """
+        names = (tensor.name for tensor in self.tensors if tensor.reason == NOT_RECOGNISED)
+        counts = Counter(map(name_pattern, names))
+        return dict(counts.most_common())
+
+    @property
+    def split_parts(self) -> dict[str, tuple[str, ...]]:
+        """Modules whose weights hold several projections: to the names of these."""
+        return {module_path(tensor.name): tensor.parts for tensor in self.refined if tensor.parts}
+
+    @property
+    def left_whole(self) -> dict[str, str]:
+        """Modules whose fused weights are refined as they are stored: to why."""
+        found = (tensor for tensor in self.refined if tensor.whole_because)
+        return {module_path(tensor.name): tensor.whole_because for tensor in found}
+
+    @property
     def output_bytes(self) -> int:
         """Bytes of weights of all variants together."""
         return self.layout.size_bytes * len(self.recipe.variants)
+
+
+def name_pattern(name: str) -> str:
+    """A name with ``*`` for each number that stands alone between dots.
+
+    >>> name_pattern("model.layers.3.mlp.fc1.weight")
+    'model.layers.*.mlp.fc1.weight'
+    """
+    return _NUMBER.sub("*", name)
 
 
 def count_layers(tensors: Iterable[PlannedTensor]) -> int:
@@ -113,9 +151,14 @@ def count_layers(tensors: Iterable[PlannedTensor]) -> int:
 
 
 def select_tensors(
-    base: Mapping[str, TensorEntry], instruct: Mapping[str, TensorEntry], selection: Selection
+    base: Mapping[str, TensorEntry],
+    instruct: Mapping[str, TensorEntry],
+    selection: Selection,
+    config: Mapping[str, Any] = NO_CONFIG,
 ) -> tuple[PlannedTensor, ...]:
     """Decide for every tensor of Instruct whether it is refined, and if not, why.
+
+    ``config`` is config.json, which says how fused weights are stored.
 
     Raises PairMismatchError when a selected tensor has another shape in Base, or when Base has
     none of them; CheckpointError for a selected tensor whose dtype is not a plain float;
@@ -132,7 +175,7 @@ def select_tensors(
         elif selected:
             _check_float(name, base[name], "Base")
             _check_float(name, entry, "Instruct")
-        planned.append(_planned(entry, role, selection, reason, refine=selected))
+        planned.append(_planned(entry, role, selection, config, reason, refine=selected))
     if misfits:
         raise _shape_mismatch(misfits, base, instruct)
     if not any(tensor.action == "refine" for tensor in planned):
@@ -145,17 +188,12 @@ def plan_refinement(base: Checkpoint, instruct: Checkpoint, recipe: RefineRecipe
 
     Raises as ``select_tensors``, PairMismatchError for models of different structure,
     CheckpointError for quantised ones and UsageError for a method of which no matrix is meant
-    (``check_places``). O(number of tensors); reads one header per shard.
+    (``check_places``). O(number of tensors); reads one header per shard that is a file.
     """
     for checkpoint, which in ((base, "Base"), (instruct, "Instruct")):
-        method = quantization(checkpoint)
-        if method is not None:
-            raise CheckpointError(
-                f"{checkpoint.folder.name} ({which}): weights are quantised ({method}), expected"
-                " plain BF16, F16 or F32; give the unquantised original of this model"
-            )
+        refuse_quantised(checkpoint, which)
     _compare_configs(base.config, instruct.config)
-    tensors = select_tensors(base.tensors, instruct.tensors, recipe.selection)
+    tensors = select_tensors(base.tensors, instruct.tensors, recipe.selection, instruct.config)
     dtype = None if recipe.dtype is None else SAFETENSORS_DTYPE[recipe.dtype]
     layout = plan_output(instruct, dtype)
     refine_tasks = [
@@ -196,8 +234,17 @@ def plan_refinement(base: Checkpoint, instruct: Checkpoint, recipe: RefineRecipe
 
 
 def _planned(
-    entry: TensorEntry, role: Role, selection: Selection, reason: str, *, refine: bool
+    entry: TensorEntry,
+    role: Role,
+    selection: Selection,
+    config: Mapping[str, Any],
+    reason: str,
+    *,
+    refine: bool,
 ) -> PlannedTensor:
+    split = Split(())
+    if refine:
+        split = split_tensor(entry.name, entry.shape, role.kind, selection, config)
     return PlannedTensor(
         name=entry.name,
         action="refine" if refine else "copy",
@@ -206,7 +253,9 @@ def _planned(
         layer=role.layer,
         shape=entry.shape,
         dtype=entry.dtype,
-        matrices=matrix_shapes(entry.shape, selection).count if refine else 0,
+        matrices=len(split.matrices),
+        parts=tuple(dict.fromkeys(matrix.part for matrix in split.matrices if matrix.part)),
+        whole_because=split.whole_because,
     )
 
 
@@ -217,25 +266,28 @@ def _refine_tasks(
     layout: OutputLayout,
     selection: Selection,
 ) -> list[RefineTask]:
-    matrices = matrix_shapes(tensor.shape, selection)
+    split = split_tensor(tensor.name, tensor.shape, tensor.family, selection, instruct.config)
     sources = [
         _place(checkpoint.tensors[tensor.name], str(checkpoint.shard(entry.shard).path))
         for checkpoint in (base, instruct)
         for entry in (checkpoint.tensors[tensor.name],)
     ]
     target = layout.tensors[tensor.name]
-    places = [*sources, _place(target, target.shard)]
+    base_place, instruct_place = sources
     return [
         RefineTask(
-            tensor.name,
-            index if matrices.count > 1 else None,
-            tensor.family,
-            tensor.layer,
-            matrices.rows,
-            matrices.cols,
-            *(_part(place, index, matrices.count) for place in places),
+            name=tensor.name,
+            index=matrix.index,
+            family=tensor.family,
+            layer=tensor.layer,
+            rows=matrix.rows,
+            columns=matrix.cols,
+            base=_part(base_place, matrix),
+            instruct=_part(instruct_place, matrix),
+            target=_part(_place(target, target.shard), matrix),
+            part=matrix.part,
         )
-        for index in range(matrices.count)
+        for matrix in split.matrices
     ]
 
 
@@ -243,9 +295,12 @@ def _place(entry: TensorEntry, path: str) -> Place:
     return Place(path, entry.start_byte, entry.size_bytes, entry.dtype)
 
 
-def _part(place: Place, index: int, count: int) -> Place:
-    size = place.size_bytes // count
-    return Place(place.path, place.start_byte + index * size, size, place.dtype)
+def _part(place: Place, matrix: Matrix) -> Place:
+    width = DTYPE_BITS[place.dtype] // 8
+    start = place.start_byte + matrix.start * width
+    size = matrix.rows * matrix.cols * width
+    blocks = (matrix.block * width, matrix.stride * width) if matrix.runs > 1 else (0, 0)
+    return Place(place.path, start, size, place.dtype, *blocks)
 
 
 def _flops(task: RefineTask) -> float:

@@ -9,23 +9,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from timberkit.checkpoint.layout import pieces
 from timberkit.config import KeepValues, Measure, Position
 from timberkit.parts import matrix_name
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """``size_bytes`` bytes of one dtype from ``start_byte`` of a file."""
+    """``size_bytes`` bytes of one dtype from ``start_byte`` of a file.
+
+    In one piece, or in blocks of ``block_bytes`` whose starts lie ``stride_bytes`` apart.
+    """
 
     path: str
     start_byte: int
     size_bytes: int
     dtype: str
+    block_bytes: int = 0
+    stride_bytes: int = 0
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Bytes of a block, and from one to the next; zeros where there is one piece."""
+        return self.block_bytes, self.stride_bytes
+
+    @property
+    def pieces(self) -> list[tuple[int, int]]:
+        """Offset and length of each piece of the file, in order."""
+        return pieces(self.start_byte, *self.blocks, 0, self.size_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class RefineTask:
-    """Refine one matrix: a 2-D tensor, or slice ``index`` of a fused one.
+    """Refine one matrix: a 2-D tensor, slice ``index`` or projection ``part`` of a fused one.
 
     ``target`` holds for every variant: its path is relative to the variant's folder.
     """
@@ -39,6 +55,7 @@ class RefineTask:
     base: Place
     instruct: Place
     target: Place
+    part: str | None = None
 
     @property
     def key(self) -> str:
@@ -48,11 +65,11 @@ class RefineTask:
     @property
     def matrix(self) -> str:
         """Name of the matrix, the same in every run of any pair: see ``matrix_name``."""
-        return matrix_name(self.name, self.index)
+        return matrix_name(self.name, self.index, self.part)
 
     def position(self, layers: int) -> Position:
         """Where the matrix stands in a model of so many layers."""
-        return Position(self.name, self.family, self.layer, layers, self.index)
+        return Position(self.name, self.family, self.layer, layers, self.index, self.part)
 
     @property
     def work_bytes(self) -> int:
@@ -132,11 +149,17 @@ class MeasureTask:
     instruct: Place
     measure: tuple[Measure, ...]
     keep_values: KeepValues
+    part: str | None = None
 
     @property
     def key(self) -> str:
         """Unique in a run, the same every time."""
-        return f"measure {matrix_name(self.name, self.index)}"
+        return f"measure {self.matrix}"
+
+    @property
+    def matrix(self) -> str:
+        """As that of a ``RefineTask``."""
+        return matrix_name(self.name, self.index, self.part)
 
     @property
     def work_bytes(self) -> int:
@@ -144,4 +167,27 @@ class MeasureTask:
         return self.instruct.size_bytes
 
 
-Task: TypeAlias = RefineTask | CopyTask | CastTask | HashTask | MeasureTask
+@dataclass(frozen=True, slots=True)
+class CompareTask:
+    """Compare part number ``part`` of one tensor of two checkpoints; writes nothing.
+
+    Both places hold the same number of elements: of one dtype, or of two floating ones.
+    """
+
+    name: str
+    part: int
+    first: Place
+    second: Place
+
+    @property
+    def key(self) -> str:
+        """Unique in a run, the same every time."""
+        return f"compare {self.name} {self.part}"
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes read."""
+        return self.first.size_bytes + self.second.size_bytes
+
+
+Task: TypeAlias = RefineTask | CopyTask | CastTask | HashTask | MeasureTask | CompareTask

@@ -412,7 +412,7 @@ def test_missing_folder_and_file_in_its_place_are_source_errors(tmp_path: Path) 
     [
         ([], "found nothing"),
         (["README.md"], "found 'README.md'"),
-        (["pytorch_model.bin"], "save_pretrained"),
+        (["pytorch_model.bin"], "save_file"),
         (["model.pth", "config.json"], "pickles are refused"),
         (["model-q4.gguf"], "GGUF"),
         (["adapter_config.json", "adapter_model.safetensors"], "merge_and_unload"),

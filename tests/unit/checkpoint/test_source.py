@@ -198,13 +198,13 @@ def test_only_what_is_needed_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_pat
         *("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model"),
         *("tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
         *("chat_template.jinja", "additional_chat_templates/rag.jinja", "LICENSE", "LICENSE.txt"),
-        *("USE_POLICY.md", "modeling_custom.py", "qwen.tiktoken"),
+        *("USE_POLICY.md", "README.md", "modeling_custom.py", "qwen.tiktoken"),
     ]
     unwanted = [
         *("pytorch_model.bin", "model.pt", "consolidated.00.pth", "model-q4_k.gguf"),
         *("original/consolidated.safetensors", "original/params.json", "onnx/model.onnx"),
         *("consolidated.safetensors", "checkpoint-5/model.safetensors", "tf_model.h5"),
-        *("flax_model.msgpack", "README.md", ".gitattributes", "adapter_model.safetensors"),
+        *("flax_model.msgpack", "onnx/README.md", ".gitattributes", "adapter_model.safetensors"),
     ]
     kept = filter_repo_objects(
         wanted + unwanted,
