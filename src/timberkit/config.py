@@ -76,6 +76,7 @@ __all__ = [
     "Family",
     "Free",
     "Frozen",
+    "Fused",
     "KeepValues",
     "Leading",
     "Linear",
@@ -115,13 +116,24 @@ __all__ = [
 ]
 
 Family: TypeAlias = Literal[
-    "attention", "ffn", "expert", "router", "embedding", "head", "all-linear", "authors"
+    "attention",
+    "ffn",
+    "expert",
+    "ssm",
+    "router",
+    "embedding",
+    "head",
+    "state",
+    "convolution",
+    "all-linear",
+    "authors",
 ]
+Fused: TypeAlias = Literal["split", "whole"]
 OutputDtype: TypeAlias = Literal["float32", "float16", "bfloat16", "float64"]
 Measure: TypeAlias = Literal["rounding", "subspaces"]
 KeepValues: TypeAlias = Literal["delta", "all"]
 
-DEFAULT_FAMILIES: tuple[Family, ...] = ("attention", "ffn", "expert")
+DEFAULT_FAMILIES: tuple[Family, ...] = ("attention", "ffn", "expert", "ssm")
 LARGEST_RECIPE_BYTES = 1 << 20
 _ONLY_REFINE = (*PARAMETERS, "variants", "dtype", "device")
 
@@ -162,13 +174,15 @@ class Selection(Frozen):
 
     ``layers`` such as ``4-20,25`` (inclusive, from 0) leaves tensors outside any layer alone.
     ``include`` and ``exclude`` are shell patterns (``*.q_proj.weight``) on tensor names: with
-    ``include`` a tensor must match one of them as well, ``exclude`` has the last word.
+    ``include`` a tensor must match one of them as well, ``exclude`` has the last word. ``fused``
+    says whether projections stored as one weight are refined each by itself or as one.
     """
 
     families: tuple[Family, ...] = DEFAULT_FAMILIES
     layers: str | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    fused: Fused = "split"
 
     @field_validator("families")
     @classmethod
@@ -203,13 +217,15 @@ def build_selection(
     layers: str | None = None,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
+    fused: str = "split",
 ) -> Selection:
-    """Validate the four options of a selection; RecipeError lists every wrong one."""
+    """Validate the options of a selection; RecipeError lists every wrong one."""
     fields = {
         "families": tuple(families),
         "layers": layers,
         "include": tuple(include),
         "exclude": tuple(exclude),
+        "fused": fused,
     }
     try:
         return Selection.model_validate(fields)

@@ -9,6 +9,7 @@ name them all: ``methods``.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import re
@@ -244,7 +245,7 @@ class Ramp(Frozen):
     last: Gain
 
 
-_INDEXED = re.compile(r"(.*) \[(\d{1,6})\]\Z", re.DOTALL)
+_PLACED = re.compile(r"(.*) \[(?:(\d{1,6})(?: (q|k|v|gate|up))?|(q|k|v|gate|up))\]\Z", re.DOTALL)
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -254,19 +255,33 @@ class Glob:
 
     pattern: str
     index: int | None
+    part: str | None = None
+
+    def fits(self, name: str, index: int | None, part: str | None) -> bool:
+        """Whether it means this matrix of a tensor."""
+        return (
+            self.index in (None, index)
+            and self.part in (None, part)
+            and fnmatch.fnmatchcase(name, self.pattern)
+        )
 
 
 def read_glob(key: str) -> Glob | None:
     """The pattern that a key of ``Free`` is, None where it is just a name.
 
     >>> read_glob("*.experts.up_proj [3]"), read_glob("mlp.experts.up_proj [3]")
-    (Glob(pattern='*.experts.up_proj', index=3), None)
+    (Glob(pattern='*.experts.up_proj', index=3, part=None), None)
+    >>> read_glob("*.gate_up_proj [3 up]")
+    Glob(pattern='*.gate_up_proj', index=3, part='up')
     """
-    indexed = _INDEXED.match(key)
-    stem = key if indexed is None else indexed[1]
+    placed = _PLACED.match(key)
+    stem = key if placed is None else placed[1]
     if _WILD.search(stem) is None:
         return None
-    return Glob(pattern=stem, index=None if indexed is None else int(indexed[2]))
+    if placed is None:
+        return Glob(stem, None)
+    index, part = placed[2], placed[3] or placed[4]
+    return Glob(stem, None if index is None else int(index), part)
 
 
 def _read_free(value: object) -> object:

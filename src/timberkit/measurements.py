@@ -164,10 +164,12 @@ class SubspaceMeasurement:
 
 @dataclass(frozen=True, slots=True)
 class WeightMeasurement:
-    """All that was measured of one weight: a 2-D tensor, or slice ``index`` of a fused one.
+    """All that was measured of one weight: a 2-D tensor, or a matrix in a fused one.
 
     Attributes:
-        module: last words of the name that say what it is, such as ``self_attn.q_proj``.
+        module: last words of the name that say what it is, such as ``self_attn.q_proj``; with the
+            part that it is of a fused weight (``self_attn.qkv_proj [q]``).
+        index, part: number of the expert and name of the projection in a fused tensor.
         relative_delta: ``||instruct - base|| / ||base||``; None for a Base of zeros.
         base_dtype, instruct_dtype: as stored, in the words of safetensors (``BF16``).
     """
@@ -193,6 +195,7 @@ class WeightMeasurement:
     bulk: BulkMeasurement
     rounding: RoundingMeasurement | None = None
     subspaces: SubspaceMeasurement | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ Kind: TypeAlias = Literal[
     "vision",
     "convolution",
     "ssm",
+    "state",
     "unknown",
 ]
 """Families of tensors: what ``checkpoint.families`` tells apart by their names."""
@@ -46,7 +47,8 @@ class Position:
         family: see ``Kind``.
         layer: its number, from 0; None outside any.
         layers: of the model, by the numbers in Instruct's names: the highest and one.
-        index: place of the matrix in a fused tensor, None where it is the whole of it.
+        index: place of the matrix among the experts of a tensor, None where it has one matrix.
+        part: name of the projection in a fused weight, such as ``q``; None where it is no part.
     """
 
     name: str
@@ -54,11 +56,12 @@ class Position:
     layer: int | None
     layers: int
     index: int | None = None
+    part: str | None = None
 
     @property
     def matrix(self) -> str:
         """Name of the matrix: see ``matrix_name``."""
-        return matrix_name(self.name, self.index)
+        return matrix_name(self.name, self.index, self.part)
 
     @property
     def module(self) -> str:
@@ -66,18 +69,26 @@ class Position:
         return module_name(self.name)
 
     @property
+    def projection(self) -> str:
+        """The same of a weight stored by itself: ``q_proj`` for part ``q`` of ``qkv_proj``."""
+        return self.module if self.part is None else f"{self.part}_proj"
+
+    @property
     def depth(self) -> int | None:
         """The layer of the language model, None outside any: in a tower beside it, too."""
         return None if self.family == "vision" else self.layer
 
 
-def matrix_name(name: str, index: int | None) -> str:
-    """Name of one matrix of a checkpoint: of its tensor, and its place in a fused one.
+def matrix_name(name: str, index: int | None, part: str | None = None) -> str:
+    """Name of one matrix of a checkpoint: of its tensor, its place and its part in a fused one.
 
-    >>> matrix_name("mlp.experts", 3)
-    'mlp.experts [3]'
+    >>> matrix_name("mlp.experts", 3), matrix_name("qkv_proj", None, "q")
+    ('mlp.experts [3]', 'qkv_proj [q]')
+    >>> matrix_name("gate_up_proj", 3, "up")
+    'gate_up_proj [3 up]'
     """
-    return name if index is None else f"{name} [{index}]"
+    places = [str(place) for place in (index, part) if place is not None]
+    return f"{name} [{' '.join(places)}]" if places else name
 
 
 def module_name(name: str) -> str:

@@ -9,7 +9,6 @@ where a weight stays Instruct's. Whatever works on a matrix is given that one.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Iterator, Sequence
 
 from timberkit.edits import (
@@ -26,7 +25,7 @@ from timberkit.methods import (
     parameters_shown,
     variant_name,
 )
-from timberkit.parts import Position, layer_at, parse_layers
+from timberkit.parts import Position, layer_at, matrix_name, parse_layers
 
 KEEP = Steps(gains=(1.0,))
 """Instruct's weight as it is."""
@@ -46,7 +45,8 @@ def at(variant: AnyVariant, position: Position) -> AnyVariant:
     """
     match variant:
         case MatchedMerge() | Noise():
-            return variant.model_copy(update={"of": at(variant.of, position)})
+            of = at(variant.of, position)
+            return variant if of is variant.of else variant.model_copy(update={"of": of})
         case Within():
             return at(variant.of, position) if holds(variant, position) else KEEP
         case Ramp():
@@ -68,7 +68,7 @@ def holds(variant: Within, position: Position) -> bool:
     depth = position.depth
     if variant.families and position.family not in variant.families:
         return False
-    if variant.modules and position.module not in variant.modules:
+    if variant.modules and not {position.module, position.projection} & {*variant.modules}:
         return False
     if variant.layers is not None and not _is_in(variant.layers, position.layer):
         return False
@@ -97,15 +97,19 @@ def free_gains(variant: Free, position: Position) -> tuple[float, ...] | None:
 
     None where nothing does.
     """
-    for name in (position.matrix, position.name):
+    for name in _names(position):
         if name in variant.by_name:
             return variant.by_name[name]
     for glob, gains in variant.globs:
-        if glob.index in (None, position.index) and fnmatch.fnmatchcase(
-            position.name, glob.pattern
-        ):
+        if glob.fits(position.name, position.index, position.part):
             return gains
     return None
+
+
+def _names(position: Position) -> tuple[str, ...]:
+    """What a matrix may be called, the most exact first: itself, its expert, its tensor."""
+    expert = matrix_name(position.name, position.index)
+    return tuple(dict.fromkeys((position.matrix, expert, position.name)))
 
 
 def check_places(variants: Iterable[AnyVariant], positions: Sequence[Position]) -> None:
@@ -153,13 +157,10 @@ def _problem(variant: AnyVariant, positions: Sequence[Position]) -> str | None:
 
 
 def _unused(variant: Free, positions: Sequence[Position]) -> list[str]:
-    names = {name for position in positions for name in (position.name, position.matrix)}
+    names = {name for position in positions for name in _names(position)}
     unused = [key for key in variant.by_name if key not in names]
-    tensors = {(position.name, position.index) for position in positions}
+    matrices = {(position.name, position.index, position.part) for position in positions}
     for glob, _ in variant.globs:
-        if not any(
-            glob.index in (None, index) and fnmatch.fnmatchcase(name, glob.pattern)
-            for name, index in tensors
-        ):
-            unused.append(glob.pattern if glob.index is None else f"{glob.pattern} [{glob.index}]")
+        if not any(glob.fits(*matrix) for matrix in matrices):
+            unused.append(matrix_name(glob.pattern, glob.index, glob.part))
     return unused

@@ -71,7 +71,10 @@ class MatrixRecord:
 
 @dataclass(frozen=True, slots=True)
 class TensorRecord:
-    """What became of one matrix of a checkpoint: a whole tensor, or one expert of a fused one."""
+    """What became of one matrix of a checkpoint: a whole tensor, or one matrix of a fused one.
+
+    ``index`` is the number of an expert, ``part`` the name of a projection in a fused weight.
+    """
 
     __pydantic_config__ = _EXACTLY
 
@@ -81,6 +84,7 @@ class TensorRecord:
     layer: int | None
     seconds: float
     matrix: MatrixRecord
+    part: str | None = None
 
 
 _TENSOR = TypeAdapter(TensorRecord)

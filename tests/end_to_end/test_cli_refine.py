@@ -310,6 +310,26 @@ def test_plan_json_names_what_refine_then_does(
     assert needs["workers"] >= 1
 
 
+def test_plan_lists_what_no_rule_for_names_fits(
+    commands: Any, checkpoints: Any, tmp_path: Path
+) -> None:
+    odd = {f"model.layers.{n}.self_attn.{'x' * 9}.weight": torch.zeros(4, 4) for n in range(3)}
+    odd |= {
+        f"model.mystery.{letter}.weight": torch.zeros(4, 4) for letter in "abcdefghijklmnopqrstu"
+    }
+    pair = [
+        checkpoints.write(tmp_path / name, [{**checkpoints.read(folder), **odd}])
+        for name, folder in (("base", checkpoints.base), ("instruct", checkpoints.instruct))
+    ]
+    done = commands.run("plan", *pair)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "Not recognised by name, so copied: 24 tensors." in done.stdout
+    assert "  model.layers.*.self_attn.xxxxxxxxx.weight (3)\n" in done.stdout
+    assert "  … and 2 patterns more; --json has every name\n" in done.stdout
+    listed = commands.run("plan", *pair, "--json").json["unrecognised"]
+    assert len(listed) == 22
+
+
 def test_overwrite_replaces_an_earlier_output(refine: Refine, checkpoints: Any) -> None:
     output = refine()
     (output / "left-over.txt").write_text("from before")

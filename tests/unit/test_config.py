@@ -296,7 +296,7 @@ def test_equal_recipes_have_equal_digests_and_any_difference_another() -> None:
     same = [
         recipe(),
         recipe(variants=["timber:lam=0.2"]),
-        recipe(selection={"families": ["attention", "ffn", "expert", "ffn"]}),
+        recipe(selection={"families": ["attention", "ffn", "expert", "ssm", "ffn"]}),
         recipe(method="timber"),
         RefineRecipe(base=Source(location="org/base"), instruct=Source(location="org/instruct")),
     ]

@@ -93,6 +93,26 @@ def test_names_of_free_come_before_patterns_and_patterns_in_order() -> None:
     assert at(patterns, attention(1)) == KEEP
 
 
+def test_parts_of_a_fused_weight_are_named_with_their_expert_or_alone() -> None:
+    name = f"{EXPERTS}_fused"
+    gate, up = (Position(name, "expert", 0, 4, 3, part) for part in ("gate", "up"))
+    alone = Position("model.layers.0.qkv_proj.weight", "attention", 0, 4, None, "q")
+    assert (gate.matrix, alone.matrix) == (f"{name} [3 gate]", "model.layers.0.qkv_proj.weight [q]")
+    free = parse_variant(
+        f'free:edges=none,gains={{"{name} [3 up]": [1], "{name} [3]": [2], "*_proj.* [q]": [3],'
+        ' "*_fused [3 gate]": [4]}'
+    )
+    assert at(free, up) == parse_variant("steps:gains=1")
+    assert at(free, gate) == parse_variant("steps:gains=2")
+    assert at(free, alone) == parse_variant("steps:gains=3")
+    unused = parse_variant('free:edges=none,gains={"*_fused [4 gate]": [1], "*.x [q]": [1]}')
+    with pytest.raises(UsageError, match=r"'\*_fused \[4 gate\]', '\*\.x \[q\]'"):
+        check_places([unused], [gate, up, alone])
+    for modules, held in (("q_proj", True), ("qkv_proj", True), ("k_proj", False)):
+        within = parse_variant(f"within:modules={modules},of=merge:mu=0")
+        assert (at(within, alone) != KEEP) == held
+
+
 def test_a_control_is_the_control_of_what_its_edit_is_here() -> None:
     inside, outside = attention(0), ffn(0)
     for control in ("noise:seed=2,of={}", "matched-merge:of={}"):

@@ -62,7 +62,7 @@ def paths(values: dict[str, Any], *outer: str | int) -> list[tuple[str | int, ..
     return found
 
 
-OPTIONAL = {"effective_rank", "effective_rank_error", "cut", "head_energy", "unique"}
+OPTIONAL = {"effective_rank", "effective_rank_error", "cut", "head_energy", "unique", "part"}
 FIELDS = paths(json.loads(json.dumps(to_json(FULL))))
 
 

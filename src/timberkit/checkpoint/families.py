@@ -3,8 +3,10 @@
 Names only: nothing is read, and a name that is not recognised is ``unknown``, never guessed; the
 plan lists it. Covered are the naming habits of Llama, Mistral, Mixtral, Qwen 2 and 3 (dense, MoE,
 linear attention), Gemma, Phi, OLMo, GLM, DeepSeek, gpt-oss, Granite, Falcon, GPT-NeoX, GPT-2, OPT,
-MPT, BLOOM, RWKV and InternLM. Towers of another modality (vision, audio) are ``vision``, whatever
-is in them; state-space mixers (Mamba) are ``ssm``.
+MPT, BLOOM, RWKV, InternLM, Mamba, Jamba, Nemotron-H and LFM; ``tests/reference`` holds them against
+the modules that transformers builds. Towers of another modality (vision, audio) are ``vision``,
+whatever is in them. Projections of state-space mixers and of gated short convolutions are ``ssm``,
+their own parameters ``state`` and ``convolution``.
 
     role = classify("model.layers.3.self_attn.q_proj.weight", (4096, 4096))
     chosen, reason = is_selected(role, recipe.selection, name, shape)
@@ -15,6 +17,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from timberkit.config import Selection
@@ -53,10 +56,14 @@ _OTHER_MODALITIES = frozenset(
     {"vision_tower", "vision_model", "vision_encoder", "visual", "vision", "vision_backbone",
      "vision_embed_tokens", "vision_language_adapter", "embed_vision", "img_processor",
      "img_projection", "image_newline", "multi_modal_projector", "mm_projector", "connector",
-     "audio_tower", "audio_encoder", "audio_projection", "embed_audio"}
+     "audio_tower", "audio_encoder", "audio_projection", "embed_audio", "video_tower",
+     "image_tower", "vision_projection", "qformer", "aligner", "embed_tokens_extend"}
 )  # fmt: skip
 _STATE_SPACES = frozenset({"mamba", "ssm", "mixer"})
-_STATE_SPACE_MODULES = frozenset({"A_log", "D", "dt_bias", "dt_proj", "x_proj"})
+_STATES = frozenset({"A_log", "D", "dt_bias"})
+_STATE_SPACE_PROJECTIONS = frozenset({"in_proj", "out_proj", "x_proj", "dt_proj"})
+_CONVOLUTIONS = frozenset({"conv", "short_conv"})
+_CONVOLUTION_PROJECTIONS = frozenset({"in_proj", "out_proj"})
 
 _ATTENTIONS = frozenset(
     {"self_attn", "attn", "attention", "self_attention", "cross_attn", "encoder_attn",
@@ -69,19 +76,21 @@ _ATTENTION_ALONE = frozenset(
 )  # fmt: skip
 _ATTENTION_INSIDE = _ATTENTION_ALONE | {
     "q", "k", "v", "o", "wq", "wk", "wv", "wo", "query", "key", "value", "qkv", "dense", "output",
-    "out", "out_proj", "c_proj", "proj", "g_proj", "gate_proj", "receptance",
+    "out", "out_proj", "c_proj", "proj", "g_proj", "gate_proj", "receptance", "Wo", "wq_a", "wq_b",
+    "wkv", "wkv_b", "wkv_a_with_mqa", "kv_proj", "query_proj", "key_proj", "value_proj",
+    "output_gate", "a_proj", "b_proj", "f_proj", "f_a_proj", "f_b_proj", "g_a_proj", "g_b_proj",
     "in_proj", "in_proj_qkvz", "in_proj_qkv", "in_proj_z", "in_proj_ba", "in_proj_b", "in_proj_a",
 }  # fmt: skip
 
 _FFNS = frozenset({"mlp", "ffn", "feed_forward", "ff", "mixer"})
-_MIXTURES = frozenset({"mlp", "ffn", "feed_forward", "block_sparse_moe", "moe", "experts"})
+_MIXTURES = frozenset({"mlp", "ffn", "feed_forward", "block_sparse_moe", "moe", "experts", "mixer"})
 _FFN_ALONE = frozenset(
     {"gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2", "c_fc", "ff_proj",
      "ff_out", "dense_h_to_4h", "dense_4h_to_h"}
 )  # fmt: skip
 _FFN_INSIDE = _FFN_ALONE | {
-    "w1", "w2", "w3", "wi", "wi_0", "wi_1", "wo", "c_proj", "fc_in", "fc_out", "linear_in",
-    "linear_out", "input_linear", "output_linear", "key", "value", "receptance",
+    "w1", "w2", "w3", "wi", "wi_0", "wi_1", "wo", "Wi", "Wo", "c_proj", "fc_in", "fc_out",
+    "linear_in", "linear_out", "input_linear", "output_linear", "key", "value", "receptance",
 }  # fmt: skip
 _SHARED_EXPERTS = frozenset({"shared_expert", "shared_experts", "shared_mlp"})
 
@@ -97,10 +106,10 @@ _HEADS_OUTSIDE_LAYERS = frozenset({"output", "output_layer", "head"})
 def classify(name: str, shape: tuple[int, ...]) -> Role:
     """The part a tensor plays, from its name and number of dimensions.
 
-    Kinds ``attention``, ``ffn``, ``router``, ``embedding`` and ``head`` have two dimensions;
-    ``expert`` two, or three where all experts of a layer are fused. Vectors are ``norm``, ``bias``
-    (everything additive or auxiliary) or ``ssm``. All else, low-rank adapters included, is
-    ``unknown``. Never raises.
+    Kinds ``attention``, ``ffn``, ``router``, ``ssm``, ``embedding`` and ``head`` have two
+    dimensions; ``expert`` two, or three where all experts of a layer are fused. Vectors are
+    ``norm``, ``bias`` (everything additive or auxiliary) or ``state``. All else, low-rank adapters
+    included, is ``unknown``. Never raises.
 
     >>> classify("model.layers.3.mlp.experts.17.down_proj.weight", (64, 32))
     Role(kind='expert', layer=3, expert=17, module='down_proj')
@@ -140,12 +149,12 @@ def _kind(name: str, parts: list[str], dimensions: int, *, in_layer: bool) -> Ki
         return "unknown"
     if _NORM.search(module):
         return "norm"
+    if module in _STATES:
+        return "state"
     if name.endswith(".bias") or _BIAS.search(module):
-        return "ssm" if module in _STATE_SPACE_MODULES else "bias"
+        return "bias"
     if any(part.startswith("conv") or part.endswith(("conv", "conv1d")) for part in parts):
-        return "convolution"
-    if module in _STATE_SPACE_MODULES:
-        return "ssm"
+        return _convolution_kind(module, owners, dimensions)
     if dimensions < 2:
         return "norm" if name.endswith(".weight") else "bias"
     if dimensions == 3:
@@ -153,6 +162,12 @@ def _kind(name: str, parts: list[str], dimensions: int, *, in_layer: bool) -> Ki
     if dimensions > 3:
         return "unknown"
     return _matrix_kind(module, owners, in_layer=in_layer)
+
+
+def _convolution_kind(module: str, owners: list[str], dimensions: int) -> Kind:
+    """A convolution, or a linear projection around one (``conv.in_proj`` of LFM)."""
+    around = _CONVOLUTIONS.intersection(owners[-1:]) and module in _CONVOLUTION_PROJECTIONS
+    return "ssm" if around and dimensions == 2 else "convolution"
 
 
 def _fused_kind(module: str, owners: list[str]) -> Kind:
@@ -196,14 +211,18 @@ def _layer_kind(module: str, owner: str) -> Kind:
         return "attention"
     if module in _FFN_ALONE or (owner in _FFNS - {"mixer"} and module in _FFN_INSIDE):
         return "ffn"
-    return "ssm" if owner in _STATE_SPACES else "unknown"
+    projects = owner in _STATE_SPACES and module in _STATE_SPACE_PROJECTIONS
+    return "ssm" if projects else "unknown"
 
 
-_ALL_LINEAR = frozenset({"attention", "ffn", "expert", "router", "head"})
+_ALL_LINEAR = frozenset({"attention", "ffn", "expert", "ssm", "router", "head"})
+NOT_RECOGNISED = "name not recognised"
+"""Why a tensor is copied whose name fits no rule."""
 _REASONS: dict[str, str] = {
     "vision": "part of a vision or audio tower",
-    "ssm": "state-space parameter",
-    "unknown": "name not recognised",
+    "state": "state-space parameter",
+    "convolution": "convolution",
+    "unknown": NOT_RECOGNISED,
 }
 
 
@@ -212,10 +231,11 @@ def is_selected(
 ) -> tuple[bool, str]:
     """Whether a recipe refines a tensor, and if not, why: ``(True, "")`` or ``(False, reason)``.
 
-    A refined tensor has two or more dimensions, none of them zero; three only as fused experts.
-    The family ``all-linear`` stands for attention, ffn, expert, router and head; ``authors`` takes
-    every tensor of two or more dimensions, whatever its kind. Layers, include and exclude patterns
-    (``fnmatch``, case counts) apply to all. Never raises.
+    A refined tensor has two or more dimensions, none of them zero; more only as fused experts, or
+    as a convolution that is asked for.
+    The family ``all-linear`` stands for attention, ffn, expert, ssm, router and head; ``authors``
+    takes every tensor of two or more dimensions, whatever its kind. Layers, include and exclude
+    patterns (``fnmatch``, case counts) apply to all. Never raises.
 
     >>> name = "model.layers.3.self_attn.q_proj.weight"
     >>> is_selected(classify(name, (8, 8)), Selection(layers="4-9"), name, (8, 8))
@@ -229,18 +249,41 @@ def is_selected(
     return not reason, reason
 
 
+def is_within(role: Role, selection: Selection, name: str) -> bool:
+    """Whether layers and patterns of a selection take a tensor, whatever its family.
+
+    >>> name = "model.layers.3.input_layernorm.weight"
+    >>> is_within(classify(name, (8,)), Selection(layers="0-3"), name)
+    True
+    """
+    return not (_layer_reason(role, selection) or _pattern_reason(selection, name))
+
+
+def in_families(role: Role, shape: tuple[int, ...], families: Collection[str]) -> bool:
+    """Whether a tensor belongs to one of the families: any kind, ``all-linear`` or ``authors``.
+
+    >>> in_families(classify("lm_head.weight", (8, 8)), (8, 8), ["all-linear"])
+    True
+    """
+    return (
+        role.kind in families
+        or ("all-linear" in families and role.kind in _ALL_LINEAR)
+        or ("authors" in families and len(shape) >= 2)
+    )
+
+
 def _family_reason(role: Role, selection: Selection, shape: tuple[int, ...]) -> str:
     if 0 in shape:
         return "no elements"
     if "authors" in selection.families:
         return "" if len(shape) >= 2 else "one-dimensional"
-    if role.kind in ("norm", "bias", "convolution"):
+    if role.kind in ("norm", "bias"):
         return role.kind
-    if role.kind in _REASONS:
+    if role.kind in _REASONS and role.kind not in selection.families:
         return _REASONS[role.kind]
     if len(shape) < 2:
         return "one-dimensional"
-    if len(shape) > (3 if role.kind == "expert" else 2):
+    if len(shape) > {"expert": 3, "convolution": len(shape)}.get(role.kind, 2):
         return f"{len(shape)} dimensions"
     families = set(selection.families)
     if role.kind in families or ("all-linear" in families and role.kind in _ALL_LINEAR):

@@ -29,6 +29,27 @@ FLOAT_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})
 """Dtypes whose values are the weights themselves: what can be refined or cast."""
 
 
+def pieces(
+    start_byte: int, block_bytes: int, stride_bytes: int, first: int, size_bytes: int
+) -> list[tuple[int, int]]:
+    """Where bytes of a matrix lie in a file: (offset, length) of each piece, in order.
+
+    The matrix is blocks of ``block_bytes``, ``stride_bytes`` apart, the first at ``start_byte``; a
+    block of 0 bytes stands for one of any length. Asked for are ``size_bytes`` from byte ``first``.
+
+    >>> pieces(100, 8, 20, 4, 10)
+    [(104, 4), (120, 6)]
+    """
+    if not block_bytes:
+        return [(start_byte + first, size_bytes)]
+    found, last = [], first + size_bytes
+    for block in range(first // block_bytes, -(-last // block_bytes)):
+        begin, end = max(first, block * block_bytes), min(last, (block + 1) * block_bytes)
+        offset = start_byte + block * stride_bytes + begin - block * block_bytes
+        found.append((offset, end - begin))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
     """Where one tensor lies: ``size_bytes`` bytes from ``start_byte`` (absolute) of ``shard``."""

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from timberkit.checkpoint.layout import DTYPE_BITS, Checkpoint, Shard, TensorEntry
+from timberkit.checkpoint.layout import DTYPE_BITS, Checkpoint, Shard, TensorEntry, pieces
 from timberkit.dtypes import Raw, raw_dtype
 from timberkit.errors import CheckpointError
 
@@ -37,9 +37,14 @@ TORCH_NAMES: Mapping[str, str] = {
 
 
 def read_range(path: Path, start: int, size: int) -> bytearray:
-    """Read exactly ``size`` bytes from byte ``start`` of a file, both >= 0.
+    """Read exactly ``size`` bytes from byte ``start`` of a file, both >= 0: see ``read_pieces``."""
+    return read_pieces(path, [(start, size)])
 
-    Returns fresh memory of that size. Raises CheckpointError when the file cannot be read, or ends
+
+def read_pieces(path: Path, where: Sequence[tuple[int, int]]) -> bytearray:
+    """Read pieces of a file, each an offset and a length, both >= 0, one behind the other.
+
+    Returns fresh memory of their size. Raises CheckpointError when the file cannot be read, or ends
     earlier; memory is taken only after the file's size has been compared.
     """
     try:
@@ -47,22 +52,30 @@ def read_range(path: Path, start: int, size: int) -> bytearray:
     except OSError as error:
         raise _unreadable(path, error) from None
     try:
-        if start + size > os.fstat(descriptor).st_size:
-            raise _shorter(path, start + size)
-        content = bytearray(size)
+        end = max((start + size for start, size in where), default=0)
+        if end > os.fstat(descriptor).st_size:
+            raise _shorter(path, end)
+        content = bytearray(sum(size for _, size in where))
         # The view must be released before the bytearray leaves: a pinned one cannot be resized.
         with memoryview(content) as view:
             done = 0
-            while done < size:
-                count = os.preadv(descriptor, [view[done:]], start + done)
-                if count == 0:
-                    raise _shorter(path, start + size)
-                done += count
+            for start, size in where:
+                _fill(descriptor, path, start, view[done : done + size])
+                done += size
         return content
     except OSError as error:
         raise _unreadable(path, error) from None
     finally:
         os.close(descriptor)
+
+
+def _fill(descriptor: int, path: Path, start: int, view: memoryview) -> None:
+    done = 0
+    while done < len(view):
+        count = os.preadv(descriptor, [view[done:]], start + done)
+        if count == 0:
+            raise _shorter(path, start + len(view))
+        done += count
 
 
 def _shorter(path: Path, expected_bytes: int) -> CheckpointError:
@@ -151,13 +164,21 @@ def _as_tensor(content: bytearray, dtype: torch.dtype, shape: tuple[int, ...]) -
 class RowReader:
     """A stored matrix of which blocks of rows are read when they are asked for: ``reader[2:5]``.
 
-    ``path`` holds a row-major matrix of ``shape`` from byte ``start``; ``dtype`` is one of
+    ``path`` holds a row-major matrix of ``shape`` from byte ``start``, in one piece or in
+    ``blocks``: their bytes, and those from one to the next (``layout.pieces``); ``dtype`` is one of
     ``dtypes.FLOATING``. Nothing is kept between reads. Raises CheckpointError when the file cannot
     be read, or ends early.
     """
 
-    def __init__(self, path: Path, start: int, shape: tuple[int, int], dtype: str) -> None:
-        self._path, self._start = path, start
+    def __init__(
+        self,
+        path: Path,
+        start: int,
+        shape: tuple[int, int],
+        dtype: str,
+        blocks: tuple[int, int] = (0, 0),
+    ) -> None:
+        self._path, self._start, self._blocks = path, start, blocks
         self.shape, self.dtype = shape, dtype
 
     def __getitem__(self, rows: slice) -> Raw:
@@ -165,7 +186,8 @@ class RowReader:
         first, last, _ = rows.indices(self.shape[0])
         element = raw_dtype(self.dtype)
         width = self.shape[1] * element.itemsize
-        content = read_range(self._path, self._start + first * width, (last - first) * width)
+        where = pieces(self._start, *self._blocks, first * width, (last - first) * width)
+        content = read_pieces(self._path, where)
         return np.frombuffer(content, dtype=element).reshape(last - first, self.shape[1])
 
 

@@ -15,13 +15,14 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
+from timberkit.checkpoint.layout import pieces
 from timberkit.checkpoint.output_layout import ShardLayout
 from timberkit.dtypes import Raw
 from timberkit.errors import CheckpointError, InterruptedRunError, ResourceError
@@ -64,11 +65,15 @@ def create_shard(path: Path, layout_shard: ShardLayout) -> None:
 
 
 def write_at(path: Path, offset: int, data: Bytes) -> None:
-    """Write ``data`` (contiguous, any element type) at byte ``offset`` of an existing file.
+    """Write ``data`` (contiguous, any element type) at byte ``offset``: ``write_pieces`` of one."""
+    write_pieces(path, [(offset, memoryview(data).nbytes)], data)
 
-    Does not grow a file: raises ValueError when the range is not inside it, because each range was
-    planned. Raises InterruptedRunError when the disk is full or fails. Not synced: see
-    ``sync_file``.
+
+def write_pieces(path: Path, where: Sequence[tuple[int, int]], data: Bytes) -> None:
+    """Write ``data`` into pieces of an existing file, each an offset and a length, in order.
+
+    Does not grow a file: raises ValueError when a piece is not inside it, because each was planned.
+    Raises InterruptedRunError when the disk is full or fails. Not synced: see ``sync_file``.
     """
     view = memoryview(data)
     if not view.nbytes:
@@ -76,8 +81,11 @@ def write_at(path: Path, offset: int, data: Bytes) -> None:
     with _interrupted(path, view.nbytes):
         descriptor = os.open(path, os.O_WRONLY)
         try:
-            _check_range(descriptor, path, offset, view.nbytes)
-            _write_all(descriptor, view.cast("B"), offset)
+            left = view.cast("B")
+            for offset, size_bytes in where:
+                _check_range(descriptor, path, offset, size_bytes)
+                _write_all(descriptor, left[:size_bytes], offset)
+                left = left[size_bytes:]
         finally:
             os.close(descriptor)
 
@@ -85,16 +93,20 @@ def write_at(path: Path, offset: int, data: Bytes) -> None:
 class RowWriter:
     """A stored matrix into which blocks of rows are written: ``writer[2:5] = block``.
 
-    ``path`` gets a row-major matrix of ``columns`` from byte ``start``; raises as ``write_at``.
+    ``path`` gets a row-major matrix of ``columns`` from byte ``start``, in one piece or in
+    ``blocks`` as ``RowReader`` has them; raises as ``write_pieces``.
     """
 
-    def __init__(self, path: Path, start: int, columns: int) -> None:
-        self._path, self._start, self._columns = path, start, columns
+    def __init__(
+        self, path: Path, start: int, columns: int, blocks: tuple[int, int] = (0, 0)
+    ) -> None:
+        self._path, self._start, self._columns, self._blocks = path, start, columns, blocks
 
     def __setitem__(self, rows: slice, block: Raw) -> None:
         """Write a raw block of rows, (rows, columns); not synced."""
-        offset = rows.start * self._columns * block.itemsize
-        write_at(self._path, self._start + offset, np.ascontiguousarray(block).data)
+        first = rows.start * self._columns * block.itemsize
+        where = pieces(self._start, *self._blocks, first, block.nbytes)
+        write_pieces(self._path, where, np.ascontiguousarray(block).data)
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -71,6 +71,7 @@ _OVERLAP = pa.struct(
 )
 _TYPES: Mapping[str, pa.DataType] = {
     "str": pa.string(),
+    "str | None": pa.string(),
     "int": pa.int64(),
     "float": pa.float64(),
     "int | None": pa.int64(),
@@ -210,11 +211,12 @@ def _read_spectra(path: Path) -> tuple[WeightMeasurement, ...]:
         raise CheckpointError(f"{path}: row {len(weights)}: {_problem(error)}; {_AGAIN}") from None
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: cannot be read as Parquet: {error}; {_AGAIN}") from None
-    seen: set[tuple[str, int | None]] = set()
+    seen: set[tuple[str, int | None, str | None]] = set()
     for weight in weights:
-        if (weight.name, weight.index) in seen:
+        place = (weight.name, weight.index, weight.part)
+        if place in seen:
             raise CheckpointError(f"{path}: tensor {weight.name!r} stands there twice; {_AGAIN}")
-        seen.add((weight.name, weight.index))
+        seen.add(place)
         _check_ranges(path, weight)
     return tuple(weights)
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from timberkit.checkpoint.families import module_path
-from timberkit.checkpoint.reader import read_range, torch_dtype
+from timberkit.checkpoint.reader import read_pieces, torch_dtype
 from timberkit.engine.tasks import MeasureTask, Place
 from timberkit.errors import SpectrumError
 from timberkit.measurements import WeightMeasurement
+from timberkit.parts import matrix_name
 from timberkit.spectral.measure import measure_matrix
 
 
@@ -25,7 +26,6 @@ def measure_task(task: MeasureTask) -> WeightMeasurement:
     numbers that float64 does not hold.
     """
     started = time.perf_counter()
-    part = "" if task.index is None else f" [{task.index}]"
     try:
         found = measure_matrix(
             _read(task, task.base),
@@ -37,16 +37,17 @@ def measure_task(task: MeasureTask) -> WeightMeasurement:
         if not _all_finite(asdict(found)):
             raise SpectrumError("found numbers beyond float64, expected weights of a usual size")
     except SpectrumError as error:
+        where = matrix_name(repr(task.name), task.index, task.part)
         raise SpectrumError(
-            f"tensor {task.name!r}{part}: {error}; the checkpoint is damaged, or the training that"
-            " made it diverged: restore it, or leave the tensor out with --exclude"
+            f"tensor {where}: {error}; the checkpoint is damaged, or the training that made it"
+            " diverged: restore it, or leave the tensor out with --exclude"
         ) from None
     return WeightMeasurement(
         name=task.name,
         index=task.index,
         family=task.family,
         layer=task.layer,
-        module=module_path(task.name),
+        module=matrix_name(module_path(task.name), None, task.part),
         rows=task.rows,
         columns=task.columns,
         base_dtype=task.base.dtype,
@@ -61,11 +62,12 @@ def measure_task(task: MeasureTask) -> WeightMeasurement:
         bulk=found.bulk,
         rounding=found.rounding,
         subspaces=found.subspaces,
+        part=task.part,
     )
 
 
 def _read(task: MeasureTask, place: Place) -> torch.Tensor:
-    content = read_range(Path(place.path), place.start_byte, place.size_bytes)
+    content = read_pieces(Path(place.path), place.pieces)
     stored = torch.frombuffer(content, dtype=torch_dtype(place.dtype))
     return stored.reshape(task.rows, task.columns)
 

@@ -140,6 +140,7 @@ def _measure_task(task: RefineTask, recipe: AnalyzeRecipe) -> MeasureTask:
         instruct=task.instruct,
         measure=recipe.measure,
         keep_values=recipe.keep_values,
+        part=task.part,
     )
 
 

@@ -216,8 +216,8 @@ class _Run:
 
 def _place(weight: WeightMeasurement) -> tuple[object, ...]:
     """Order of rows: by layer as a number (outside any layer last), then by name."""
-    layer = weight.layer
-    return (layer is None, layer or 0, weight.name, -1 if weight.index is None else weight.index)
+    layer, index = weight.layer, -1 if weight.index is None else weight.index
+    return (layer is None, layer or 0, weight.name, index, weight.part or "")
 
 
 def _text_progress(on_progress: ProgressCallback | None) -> Callable[[int, int], None]:
@@ -257,6 +257,7 @@ def _facts(pair: OpenPair, planned: AnalysisPlan) -> dict[str, object]:
         "layers": selection.layers,
         "include": list(selection.include),
         "exclude": list(selection.exclude),
+        "fused": selection.fused,
         "timberkit": TOOL_VERSION,
         **libraries(),
     }

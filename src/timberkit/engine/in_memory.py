@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
-from timberkit.checkpoint.families import Matrices, matrix_shapes
+from timberkit.checkpoint.fused import Matrix, split_tensor
 from timberkit.checkpoint.layout import TensorEntry
 from timberkit.checkpoint.reader import TORCH_NAMES
 from timberkit.config import (
@@ -20,7 +21,7 @@ from timberkit.config import (
 )
 from timberkit.engine.execute import one_thread
 from timberkit.engine.job import refuse_overflow
-from timberkit.engine.plan import PlannedTensor, count_layers, select_tensors
+from timberkit.engine.plan import NO_CONFIG, PlannedTensor, count_layers, select_tensors
 from timberkit.errors import CheckpointError, InputError, SpectrumError
 from timberkit.placing import check_places
 from timberkit.spectral.refine import refine_matrix
@@ -38,13 +39,17 @@ def refine_state_dicts(
     layers: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    fused: str = "split",
+    config: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Refine a state dict; the same values that ``refine`` would write for the same tensors.
 
     Args:
         base, instruct: name to tensor, on the CPU.
-        variants, families, layers, include, exclude: as for ``refine``.
+        variants, families, layers, include, exclude, fused: as for ``refine``.
+        config: what config.json says, such as ``model.config.to_dict()``; without it, projections
+            that are fused in one weight are refined as one.
         dtype: of floating tensors in the result; each keeps Instruct's when None.
 
     Returns:
@@ -57,11 +62,25 @@ def refine_state_dicts(
 
     Cost: as ``refine_matrix`` for each selected tensor, in this process, with one thread.
     """
-    selection = build_selection(families, layers, include, exclude)
+    selection = build_selection(families, layers, include, exclude, fused)
+    facts = NO_CONFIG if config is None else config
     chosen = parse_variants([variants] if isinstance(variants, str | AnyVariant) else variants)
-    planned = select_tensors(_entries(base), _entries(instruct), selection)
+    planned = select_tensors(_entries(base), _entries(instruct), selection, facts)
     depth = count_layers(planned)
-    positions = {tensor.name: _positions(tensor, depth) for tensor in planned}
+    matrices = {
+        tensor.name: split_tensor(
+            tensor.name, tensor.shape, tensor.family, selection, facts
+        ).matrices
+        for tensor in planned
+        if tensor.action == "refine"
+    }
+    positions = {
+        tensor.name: [
+            Position(*_where(tensor, depth), matrix.index, matrix.part)
+            for matrix in matrices.get(tensor.name, ())
+        ]
+        for tensor in planned
+    }
     check_places(chosen, [position for found in positions.values() for position in found])
     results: dict[str, dict[str, torch.Tensor]] = {variant_name(v): {} for v in chosen}
     with one_thread():
@@ -75,46 +94,51 @@ def refine_state_dicts(
                 for result in results.values():
                     result[tensor.name] = kept
                 continue
-            shape = matrix_shapes(tensor.shape, selection)
             pair = (base[tensor.name], source)
-            refined = _refine(pair, shape, chosen, positions[tensor.name], dtype)
+            places = positions[tensor.name]
+            refined = _refine(pair, matrices[tensor.name], chosen, places, dtype)
             for result, weight in zip(results.values(), refined, strict=True):
                 result[tensor.name] = weight
     return results
 
 
-def _positions(tensor: PlannedTensor, layers: int) -> list[Position]:
-    """Of each matrix of a tensor that is refined; none of one that is copied."""
-    places = range(tensor.matrices) if tensor.matrices != 1 else [None]
-    return [Position(tensor.name, tensor.family, tensor.layer, layers, place) for place in places]
+def _where(tensor: PlannedTensor, layers: int) -> tuple[str, str, int | None, int]:
+    return tensor.name, tensor.family, tensor.layer, layers
 
 
 def _refine(
     pair: tuple[torch.Tensor, torch.Tensor],
-    matrices: Matrices,
+    matrices: Sequence[Matrix],
     variants: Sequence[AnyVariant],
     positions: Sequence[Position],
     dtype: torch.dtype | None,
 ) -> list[torch.Tensor]:
-    shape = (matrices.count, matrices.rows, matrices.cols)
-    base, instruct = (weight.detach().reshape(shape).unbind(0) for weight in pair)
+    base, instruct = (weight.detach().reshape(-1) for weight in pair)
     name = positions[0].name
+    results = [torch.empty(pair[1].shape, dtype=dtype or pair[1].dtype) for _ in variants]
     try:
-        parts = [
-            refine_matrix(
-                before,
-                after,
+        for matrix, position in zip(matrices, positions, strict=True):
+            shape = (matrix.rows, matrix.cols)
+            weights = refine_matrix(
+                _runs(base, matrix).reshape(shape),
+                _runs(instruct, matrix).reshape(shape),
                 [at(variant, position) for variant in variants],
                 dtype=dtype,
                 name=position.matrix,
             ).weights
-            for before, after, position in zip(base, instruct, positions, strict=True)
-        ]
+            for result, weight in zip(results, weights, strict=True):
+                _runs(result.view(-1), matrix).copy_(weight.reshape(matrix.runs, matrix.block))
     except SpectrumError as error:
         raise SpectrumError(f"tensor {name!r}: {error}") from None
     except InputError as error:
         raise CheckpointError(f"tensor {name!r}: {error}") from None
-    return [torch.stack(weights).reshape(pair[1].shape) for weights in zip(*parts, strict=True)]
+    return results
+
+
+def _runs(flat: torch.Tensor, matrix: Matrix) -> torch.Tensor:
+    """(runs, block): the elements of a flat tensor that hold a matrix, seen where they lie."""
+    start = flat.storage_offset() + matrix.start
+    return flat.as_strided((matrix.runs, matrix.block), (matrix.stride, 1), start)
 
 
 def _entries(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorEntry]:

@@ -71,6 +71,7 @@ def recipe_of(
     layers: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    fused: str = "split",
     dtype: str | None = None,
     device: str = "cpu",
 ) -> RefineRecipe:
@@ -82,7 +83,7 @@ def recipe_of(
     fields: dict[str, Any] = {
         "base": source_field(base),
         "instruct": source_field(instruct),
-        "selection": build_selection(families, layers, include, exclude),
+        "selection": build_selection(families, layers, include, exclude, fused),
         "dtype": dtype,
         "device": device,
     }
@@ -131,7 +132,7 @@ def refine(
         overwrite: replace an output of timberkit that is there, in one step, at the end.
         on_progress: called after every task, in this process.
         options: of ``recipe_of``: variants, or method with its parameter; families, layers,
-            include, exclude, dtype, device.
+            include, exclude, fused, dtype, device.
 
     Returns:
         A ``RefineResult``.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from timberkit.checkpoint.manifest import (
     list_output_files,
     read_manifest,
 )
-from timberkit.checkpoint.reader import read_bytes, read_slice, read_tensor
+from timberkit.checkpoint.reader import read_bytes, read_tensor
 from timberkit.config import AnyVariant, RefineRecipe, Source, at, build_recipe, parse_variants
 from timberkit.engine.analysis_files import ANALYSIS_KIND, read_analysis
 from timberkit.engine.execute import one_thread
@@ -249,12 +249,12 @@ def _check_structure(
     listed = manifest.get("refined")
     try:
         noted = {
-            (record.name, record.index)
+            (record.name, record.index, record.part)
             for record in map(records.from_json, listed if isinstance(listed, list) else [])
         }
     except CheckpointError as error:
         return "structure", False, str(error)
-    planned = {(task.name, task.index) for task in plan.refine_tasks}
+    planned = {(task.name, task.index, task.part) for task in plan.refine_tasks}
     if noted != planned:
         return "structure", False, f"{len(noted ^ planned)} matrices refined otherwise than planned"
     return "structure", True, f"{len(found)} tensors, {len(planned)} matrices refined, as planned"
@@ -308,8 +308,5 @@ def _check_oracle(
 
 
 def _refined(checkpoint: Checkpoint, task: RefineTask) -> torch.Tensor:
-    if task.index is None:
-        part = read_tensor(checkpoint, task.name)
-    else:
-        part = read_slice(checkpoint, task.name, task.index)
-    return part.reshape(task.rows, task.columns)
+    place = replace(task.target, path=str(checkpoint.shard(task.target.path).path))
+    return load(place, (task.rows, task.columns))

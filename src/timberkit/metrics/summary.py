@@ -53,7 +53,10 @@ def summarise(
         "modules": _by(weights, lambda weight: weight.module),
         "verdicts": verdicts(weights, hidden_states),
         "matrices": [
-            {"name": weight.name, "index": weight.index, "verdict": verdict(weight.rounding)}
+            {
+                **{"name": weight.name, "index": weight.index, "part": weight.part},
+                "verdict": verdict(weight.rounding),
+            }
             for weight in weights
             if weight.rounding is not None
         ],

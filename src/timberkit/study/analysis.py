@@ -37,6 +37,7 @@ def analyze(
     layers: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    fused: str = "split",
     page: bool = True,
     workers: int | None = 1,
     overwrite: bool = False,
@@ -52,7 +53,8 @@ def analyze(
         hidden_states: measure Diff-eRank as well (extra ``eval``).
         prompts: a file of texts for it; the embedded pair brings its own.
         page: write figures and ``report.html`` too, where the extra ``report`` is installed.
-        families, layers, include, exclude, workers, overwrite, on_progress: as for ``refine``.
+        families, layers, include, exclude, fused: as for ``refine``.
+        workers, overwrite, on_progress: as for ``refine``.
 
     Returns:
         An ``AnalysisResult``; ``read_analysis(output)`` gives its ``analysis`` again.
@@ -65,7 +67,7 @@ def analyze(
     fields: dict[str, Any] = {
         "base": source_field(base),
         "instruct": source_field(instruct),
-        "selection": build_selection(families, layers, include, exclude),
+        "selection": build_selection(families, layers, include, exclude, fused),
         "measure": tuple(measure),
         "keep_values": keep_values,
         "hidden_states": hidden_states,

@@ -14,9 +14,11 @@ from timberkit.checkpoint.index import open_checkpoint
 from timberkit.checkpoint.layout import Checkpoint
 from timberkit.checkpoint.reader import (
     TORCH_NAMES,
+    RowReader,
     check_unchanged,
     fingerprint,
     read_bytes,
+    read_pieces,
     read_range,
     read_slice,
     read_tensor,
@@ -209,3 +211,24 @@ def test_changed_time_size_header_and_shards_are_noticed(checkpoint: Checkpoint)
     path.write_bytes(original + b"\0")
     with pytest.raises(CheckpointError, match=f"{changed}: size_bytes"):
         check_unchanged(checkpoint, before)
+
+
+def test_rows_of_a_matrix_in_blocks_are_read_from_where_they_lie(tmp_path: Path) -> None:
+    whole = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5)
+    path = tmp_path / "matrix.bin"
+    path.write_bytes(b"before" + whole.numpy().tobytes())
+    second = whole[:, 1].reshape(8, 5)  # of three parts in each of two groups, four rows each
+    start, blocks = 6 + 4 * 5 * 4, (4 * 5 * 4, 3 * 4 * 5 * 4)
+    reader = RowReader(path, start, (8, 5), "float32", blocks)
+    for rows in (slice(0, 8), slice(3, 5), slice(1, 2), slice(4, 8), slice(5, 5)):
+        assert reader[rows].tolist() == second[rows].tolist()
+    columns = RowReader(path, 6 + 8, (24, 2), "float32", (8, 20))
+    assert columns[3:9].tolist() == whole.reshape(24, 5)[3:9, 2:4].tolist()
+
+
+def test_a_piece_beyond_the_end_of_the_file_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "short.bin"
+    path.write_bytes(bytes(20))
+    with pytest.raises(CheckpointError, match="ends before byte 24"):
+        read_pieces(path, [(0, 4), (16, 8), (2, 2)])
+    assert read_pieces(path, []) == b""

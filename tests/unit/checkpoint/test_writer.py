@@ -13,6 +13,7 @@ import pytest
 from timberkit.checkpoint import writer
 from timberkit.checkpoint.output_layout import ShardLayout
 from timberkit.checkpoint.writer import (
+    RowWriter,
     copy_range,
     create_shard,
     free_bytes,
@@ -252,3 +253,17 @@ def test_folder_that_cannot_be_synced_is_accepted(
 
 def test_free_space_of_a_path_that_does_not_exist_yet(tmp_path: Path) -> None:
     assert free_bytes(tmp_path / "not" / "there") > 0
+
+
+def test_rows_of_a_matrix_in_blocks_are_written_where_they_lie(tmp_path: Path) -> None:
+    path = tmp_path / "matrix.bin"
+    path.write_bytes(bytes(7 + 24))
+    writer = RowWriter(path, 7 + 2, 3, (2 * 3, 4 * 3))  # two rows of every four, from byte 2 on
+    matrix = np.arange(1, 10, dtype=np.uint8).reshape(3, 3)
+    writer[0:1] = matrix[:1]
+    writer[1:3] = matrix[1:]
+    content = path.read_bytes()[9:]
+    assert [*content[:6], *content[12:15]] == [*range(1, 10)]
+    assert not any([*path.read_bytes()[:9], *content[6:12], *content[15:]])
+    with pytest.raises(ValueError, match="not inside the file"):
+        writer[2:6] = np.ones((4, 3), dtype=np.uint8)

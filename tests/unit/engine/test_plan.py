@@ -282,3 +282,41 @@ def test_differences_that_shapes_will_show_or_that_do_not_matter_are_let_through
     plan_of: Callable[..., RefinementPlan], configs: tuple[dict[str, Any], dict[str, Any]]
 ) -> None:
     assert plan_of(configs=configs).refined
+
+
+def test_the_parts_of_a_fused_weight_are_tasks_on_bytes_of_their_own(
+    plan_of: Callable[..., RefinementPlan],
+) -> None:
+    name = "gpt_neox.layers.0.attention.query_key_value.weight"
+    made = {name: torch.zeros(24, 8, dtype=torch.bfloat16), "norm": torch.zeros(3)}
+    config = {"model_type": "gpt_neox", "hidden_size": 8, "num_attention_heads": 2}
+    plan = plan_of(made, made, (config, config), dtype="float32")
+    assert [(t.part, t.rows, t.columns, t.index) for t in plan.refine_tasks] == [
+        (part, 8, 8, None) for part in "kqv"
+    ]
+    assert {task.key for task in plan.refine_tasks} == {f"refine {name} [{x}]" for x in "qkv"}
+    for which, width in (("base", 2), ("instruct", 2), ("target", 4)):
+        places = [getattr(task, which) for task in plan.refine_tasks]
+        assert {place.size_bytes for place in places} == {8 * 8 * width}
+        pieces = sorted(piece for place in places for piece in place.pieces)
+        assert [size for _, size in pieces] == [4 * 8 * width] * 6
+        starts = [start - pieces[0][0] for start, _ in pieces]
+        assert starts == [number * 4 * 8 * width for number in range(6)]
+    assert plan.split_parts == {"attention.query_key_value": ("q", "k", "v")}
+    assert plan.left_whole == {}
+
+
+def test_names_that_are_not_recognised_are_listed_as_patterns(
+    plan_of: Callable[..., RefinementPlan],
+) -> None:
+    odd = {
+        **{f"model.layers.{n}.self_attn.indexer.wk.weight": (4, 8) for n in range(12)},
+        "model.mystery2.weight": (4, 8),
+    }
+    made = {name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in odd.items()}
+    plan = plan_of({**ordinary(), **made}, {**ordinary(), **made})
+    assert plan.unrecognised == {
+        "model.layers.*.self_attn.indexer.wk.weight": 12,
+        "model.mystery2.weight": 1,
+    }
+    assert plan.copy_reasons["name not recognised"] == 13
