@@ -6,7 +6,7 @@
     timberkit.verify("OUT").passed
     timberkit.effective_rank([3.0, 1.0, 0.5])
 
-Files: ``plan``, ``refine``, ``verify``, ``analyze``, ``read_analysis``, ``evaluate``,
+Files: ``plan``, ``refine``, ``verify``, ``diff``, ``analyze``, ``read_analysis``, ``evaluate``,
 ``read_rollouts``. In memory: ``refine_state_dicts``, ``refine_matrix``, ``spectrum``,
 ``effective_rank``. Every error is a ``timberkit.errors.TimberkitError``.
 Names are loaded when first used, so that importing this package costs nothing.
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from timberkit.engine.analysis_files import read_analysis
     from timberkit.engine.analyze import AnalysisResult
+    from timberkit.engine.diff import DiffReport, diff
     from timberkit.engine.in_memory import refine_state_dicts
     from timberkit.engine.run import RefineResult, plan, refine
     from timberkit.engine.verify import VerifyReport, verify
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AnalysisResult": "timberkit.engine.analyze",
+    "DiffReport": "timberkit.engine.diff",
     "RefineResult": "timberkit.engine.run",
     "VerifyReport": "timberkit.engine.verify",
     "analyze": "timberkit.study.analysis",
+    "diff": "timberkit.engine.diff",
     "effective_rank": "timberkit.spectral.rank",
     "evaluate": "timberkit.evaluation.run",
     "plan": "timberkit.engine.run",
@@ -48,9 +51,11 @@ _HOMES = {
 
 __all__ = [
     "AnalysisResult",
+    "DiffReport",
     "RefineResult",
     "VerifyReport",
     "analyze",
+    "diff",
     "effective_rank",
     "evaluate",
     "plan",

@@ -17,6 +17,7 @@ import typer
 
 from timberkit.cli_analyze import analyze
 from timberkit.cli_compare import compare
+from timberkit.cli_diff import diff
 from timberkit.cli_eval import evaluate
 from timberkit.cli_options import (
     EXIT_CODES,
@@ -27,6 +28,7 @@ from timberkit.cli_options import (
     Energy,
     Exclude,
     Families,
+    Fused,
     Include,
     Instruct,
     Json,
@@ -47,6 +49,7 @@ from timberkit.cli_options import (
 )
 from timberkit.cli_pairs import pairs
 from timberkit.cli_report import report
+from timberkit.cli_reproduce import reproduce
 from timberkit.cli_search import search
 from timberkit.config import PARAMETERS, RefineRecipe, build_recipe, read_recipe_fields
 from timberkit.engine.fork_server import start_early
@@ -59,6 +62,9 @@ from timberkit.errors import (
 )
 
 if TYPE_CHECKING:
+    from timberkit.engine.estimate import Estimate
+    from timberkit.engine.module_check import ModuleCheck
+    from timberkit.engine.plan import RefinementPlan
     from timberkit.engine.run import RefineResult
     from timberkit.pairs import Pair
 
@@ -115,6 +121,7 @@ def refine(
     layers: Layers = None,
     include: Include = None,
     exclude: Exclude = None,
+    fused: Fused = None,
     dtype: Dtype = None,
     device: Device = None,
     workers: Workers = None,
@@ -141,7 +148,8 @@ def refine(
     recipe = _recipe(
         base, instruct, config, chosen, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
         variants=variant or None, families=split_names(families), layers=layers,
-        include=include or None, exclude=exclude or None, dtype=dtype, device=device,
+        include=include or None, exclude=exclude or None, fused=fused, dtype=dtype,
+        device=device,
     )  # fmt: skip
     if dry_run:
         _show_plan(recipe, workers, as_json=as_json, quiet=quiet)
@@ -180,9 +188,17 @@ def plan(
     layers: Layers = None,
     include: Include = None,
     exclude: Exclude = None,
+    fused: Fused = None,
     dtype: Dtype = None,
     device: Device = None,
     workers: Workers = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Hold the names against the model that transformers builds (extra eval).",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show what refine would treat and copy, with memory, disk and time; write nothing.
@@ -198,9 +214,10 @@ def plan(
     recipe = _recipe(
         base, instruct, config, chosen, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
         variants=variant or None, families=split_names(families), layers=layers,
-        include=include or None, exclude=exclude or None, dtype=dtype, device=device,
+        include=include or None, exclude=exclude or None, fused=fused, dtype=dtype,
+        device=device,
     )  # fmt: skip
-    _show_plan(recipe, workers, as_json=as_json, quiet=False, pair=chosen)
+    _show_plan(recipe, workers, as_json=as_json, quiet=False, pair=chosen, check=check)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -240,10 +257,13 @@ def verify(
         raise typer.Exit(EXIT_CHECK_FAILED)
 
 
+app.command(epilog=EXIT_CODES)(diff)
 app.command(epilog=EXIT_CODES)(analyze)
 app.command("eval", epilog=EXIT_CODES)(evaluate)
 app.command(epilog=EXIT_CODES)(compare)
 app.command(epilog=EXIT_CODES)(report)
+app.command(epilog=EXIT_CODES)(reproduce)
+app.command(epilog=EXIT_CODES)(pairs)
 app.command(epilog=EXIT_CODES)(search)
 
 
@@ -286,15 +306,16 @@ def demo(
     ] = Path("demo"),
     as_json: Json = False,
 ) -> None:
-    """Refine the embedded pair seven ways, verify, and measure exploration exactly.
+    """A short study of the embedded pair: edits, controls, exact Pass@k, one page; all verified.
 
     \b
     timberkit demo
     """
     from timberkit import terminal
     from timberkit.study.demo import run_demo, show_demo
+    from timberkit.terminal_reproduce import study_progress
 
-    with terminal.progress_bar(shown=not as_json) as on_progress:
+    with study_progress(shown=not as_json) as on_progress:
         outcome = run_demo(output, on_progress=on_progress)
     if as_json:
         print_json(asdict(outcome))
@@ -311,6 +332,7 @@ def _show_plan(
     as_json: bool,
     quiet: bool,
     pair: Pair | None = None,
+    check: bool = False,
 ) -> None:
     """Plan from the files of the sources, or, for a pair, from its shapes alone."""
     from timberkit import terminal
@@ -321,30 +343,48 @@ def _show_plan(
     shapes_from = None
     if pair is None:
         opened = open_pair(recipe)
-        planned = plan_refinement(opened.base, opened.instruct, opened.recipe)
+        base, instruct, recipe = opened.base, opened.instruct, opened.recipe
     else:
         from timberkit.pairs import planned_pair, shape_source
 
-        planned = plan_refinement(*planned_pair(pair), recipe)
-        shapes_from = shape_source(pair)
+        (base, instruct), shapes_from = planned_pair(pair), shape_source(pair)
+    planned = plan_refinement(base, instruct, recipe)
+    modules = None
+    if check:
+        from timberkit.engine.module_check import check_modules
+
+        modules = check_modules(planned, instruct.config)
     needs = estimate(planned, workers=workers, calibration=calibrate())
     if not as_json:
         console = terminal.results(quiet=quiet)
         terminal.show_plan(console, planned, needs)
         if shapes_from is not None:
             console.print(shapes_from)
-        return
+        if modules is not None:
+            terminal.show_modules(console, modules)
+    else:
+        print_json(_plan_fields(planned, needs, shapes_from, modules))
+    if modules is not None and not modules.passed:
+        raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+def _plan_fields(
+    planned: RefinementPlan,
+    needs: Estimate,
+    shapes_from: str | None,
+    modules: ModuleCheck | None,
+) -> dict[str, Any]:
     tensors = [asdict(tensor) for tensor in planned.tensors]
-    print_json(
-        {
-            "recipe": planned.recipe.model_dump(mode="json"),
-            "shapes_from": shapes_from,
-            "estimate": asdict(needs),
-            "refined": [tensor for tensor in tensors if tensor["action"] == "refine"],
-            "copied": [tensor for tensor in tensors if tensor["action"] == "copy"],
-            "base_only": planned.base_only,
-        }
-    )
+    return {
+        "recipe": planned.recipe.model_dump(mode="json"),
+        "shapes_from": shapes_from,
+        "estimate": asdict(needs),
+        "refined": [tensor for tensor in tensors if tensor["action"] == "refine"],
+        "copied": [tensor for tensor in tensors if tensor["action"] == "copy"],
+        "unrecognised": planned.unrecognised,
+        "base_only": planned.base_only,
+        "modules": None if modules is None else asdict(modules),
+    }
 
 
 def _result_fields(result: RefineResult) -> dict[str, Any]:

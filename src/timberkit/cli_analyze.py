@@ -13,6 +13,7 @@ from timberkit.cli_options import (
     Config,
     Exclude,
     Families,
+    Fused,
     Include,
     Instruct,
     Json,
@@ -68,6 +69,7 @@ def analyze(
     layers: Layers = None,
     include: Include = None,
     exclude: Exclude = None,
+    fused: Fused = None,
     workers: Workers = None,
     overwrite: Annotated[
         bool, typer.Option(help="Replace an earlier output, once the new one is complete.")
@@ -98,7 +100,7 @@ def analyze(
         config, base=base, instruct=instruct, measure=split_names(measure),
         keep_values=keep_values, hidden_states=hidden_states,
         prompts=None if prompts is None else str(prompts), families=split_names(families),
-        layers=layers, include=include or None, exclude=exclude or None,
+        layers=layers, include=include or None, exclude=exclude or None, fused=fused,
     )  # fmt: skip
     if dry_run:
         _show_plan(recipe, workers, as_json=as_json, quiet=quiet)

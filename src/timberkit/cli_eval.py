@@ -163,12 +163,12 @@ def evaluate(
     from timberkit.evaluation.run import evaluate as run_evaluation
 
     messages = terminal.messages(quiet=quiet)
-    options = _options(
+    options = evaluation_options(
         serve, serve_args, max_failures, grade_workers,
         tensor_parallel=tensor_parallel, data_parallel=data_parallel, connections=connections,
         batch_size=batch, device=device, dtype=dtype, request_seconds=timeout, retries=retries,
         fields="standard" if standard_fields else None,
-        notify=lambda text: messages.print(terminal_eval.one_line(text)),
+        notify=lambda text: messages.print(terminal.one_line(text)),
     )  # fmt: skip
     with terminal_eval.progress_table(shown=not quiet and not as_json) as on_progress:
         result = run_evaluation(recipe, output, options=options, on_progress=on_progress)
@@ -190,14 +190,20 @@ def _recipe(
                 f"no {name} given; write: timberkit eval MODEL --task TASK -o RUN, with {example},"
                 " or name them in --config"
             )
-    for field, flag, given in (("data", "--data", data), ("shots", "--shots", shots)):
-        files = _pairs(flag, given)
-        if files:
-            fields["tasks"] = _with_files(fields["tasks"], field, flag, files)
+    fields["tasks"] = with_files(fields["tasks"], data, shots)
     return build_evaluation_recipe(fields, where="recipe" if config is None else str(config))
 
 
-def _with_files(tasks: Any, field: str, flag: str, files: dict[str, Any]) -> list[Any]:
+def with_files(tasks: Any, data: list[str] | None, shots: list[str] | None) -> Any:
+    """The tasks of a recipe with the files of ``--data`` and ``--shots``."""
+    for field, flag, given in (("data", "--data", data), ("shots", "--shots", shots)):
+        files = _pairs(flag, given)
+        if files:
+            tasks = _with_field(tasks, field, flag, files)
+    return tasks
+
+
+def _with_field(tasks: Any, field: str, flag: str, files: dict[str, Any]) -> list[Any]:
     """The tasks of a recipe, with their files."""
     if not isinstance(tasks, list | tuple):
         raise RecipeError(f"tasks: found {type(tasks).__name__}, expected a list")
@@ -212,13 +218,14 @@ def _with_files(tasks: Any, field: str, flag: str, files: dict[str, Any]) -> lis
     return found
 
 
-def _options(
+def evaluation_options(
     serve: str | None,
     serve_args: str | None,
     most_failures: float,
     grade_workers: int | None,
     **backends: Any,
 ) -> EvaluationOptions:
+    """How models are asked, from flags; UsageError for flags that do not go together."""
     import shlex
 
     from timberkit.evaluation.backends import BackendOptions

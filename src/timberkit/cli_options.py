@@ -58,8 +58,8 @@ Variants = Annotated[
 Families = Annotated[
     str | None,
     typer.Option(
-        help="Comma-separated: attention, ffn, expert, router, embedding, head, all-linear, or"
-        " authors (all that the paper's code treats) [attention,ffn,expert]."
+        help="Comma-separated: attention, ffn, expert, ssm, router, embedding, head, all-linear, or"
+        " authors (all that the paper's code treats) [attention,ffn,expert,ssm]."
     ),
 ]
 Layers = Annotated[str | None, typer.Option(help="Only these layers, such as 4-20,25.")]
@@ -67,6 +67,10 @@ Include = Annotated[
     list[str] | None, typer.Option(help="Only tensors whose name fits, such as '*.q_proj.*'.")
 ]
 Exclude = Annotated[list[str] | None, typer.Option(help="No tensor whose name fits.")]
+Fused = Annotated[
+    str | None,
+    typer.Option(help="Projections stored as one weight (qkv, gate_up): split or whole [split]."),
+]
 Dtype = Annotated[str | None, typer.Option(help="Output dtype: bfloat16, float16, float32 [own].")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (not timed yet) [cpu].")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes [what pays off].")]
@@ -121,7 +125,7 @@ def merged(fields: dict[str, Any], given: dict[str, Any], *, command: str) -> di
     Raises UsageError where neither names both models. Changes both arguments.
     """
     nested = fields.get("selection")
-    for name in ("families", "layers", "include", "exclude"):
+    for name in ("families", "layers", "include", "exclude", "fused"):
         if name in given and isinstance(nested, dict):
             nested[name] = given.pop(name)
     fields |= given

@@ -27,17 +27,25 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from timberkit.report.text import visible
+
 # Names in annotations only: importing them would import torch.
 if TYPE_CHECKING:
     from timberkit.engine.analysis_plan import AnalysisEstimate, AnalysisPlan
     from timberkit.engine.analyze import AnalysisResult
     from timberkit.engine.estimate import Estimate
+    from timberkit.engine.module_check import ModuleCheck
     from timberkit.engine.plan import RefinementPlan
     from timberkit.engine.progress import Progress as RunProgress
     from timberkit.engine.progress import ProgressCallback
     from timberkit.engine.run import RefineResult
     from timberkit.engine.verify import Check
     from timberkit.records import ChangeRecord
+
+
+LONGEST_LINE = 2_000
+MOST_PATTERNS = 20
+"""Patterns of names that a plan lists."""
 
 
 def results(*, quiet: bool = False, columns: int = 100) -> Console:
@@ -73,6 +81,15 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
     return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+
+
+def one_line(text: str) -> str:
+    """A text as one harmless line.
+
+    >>> one_line("a\\x1b[31mb\\nc")
+    'a\\\\u001b[31mb c'
+    """
+    return " ".join(visible(line, longest=LONGEST_LINE) for line in text.split("\n"))
 
 
 @contextmanager
@@ -121,6 +138,8 @@ def show_plan(console: Console, plan: RefinementPlan, needs: Estimate) -> None:
     copies = ", ".join(f"{reason} ({count})" for reason, count in plan.copy_reasons.items())
     if copies:
         console.print(f"Copied from Instruct bit for bit: {copies}.")
+    _show_fused(console, plan)
+    _show_unrecognised(console, plan)
     if plan.base_only:
         names = ", ".join(plan.base_only[:5]) + (" …" if len(plan.base_only) > 5 else "")
         console.print(f"Only in Base, not written: {len(plan.base_only)} ({names}).")
@@ -131,6 +150,49 @@ def show_plan(console: Console, plan: RefinementPlan, needs: Estimate) -> None:
         f" {variants} variant{'s' if variants > 1 else ''}"
         + ("." if needs.seconds is None else f"; about {duration(needs.seconds)}.")
     )
+
+
+def _show_fused(console: Console, plan: RefinementPlan) -> None:
+    """Weights that hold several projections: split into which, or left whole and why."""
+    split = (f"{one_line(name)} ({', '.join(ps)})" for name, ps in plan.split_parts.items())
+    if plan.split_parts:
+        console.print(Text(f"Refined by projection: {', '.join(split)}."))
+    for name, reason in list(plan.left_whole.items())[:MOST_PATTERNS]:
+        console.print(Text(f"Fused, refined as one matrix: {one_line(name)}: {one_line(reason)}."))
+
+
+def _show_unrecognised(console: Console, plan: RefinementPlan) -> None:
+    """The tensors that no rule for names fits, as patterns: some may be worth refining."""
+    found = plan.unrecognised
+    if not found:
+        return
+    console.print(
+        f"Not recognised by name, so copied: {sum(found.values())} tensors. If some of these are"
+        " linear weights, --families authors --include PATTERN treats them."
+    )
+    for pattern, count in list(found.items())[:MOST_PATTERNS]:
+        console.print(Text(f"  {one_line(pattern)}" + (f" ({count})" if count > 1 else "")))
+    if len(found) > MOST_PATTERNS:
+        console.print(f"  … and {len(found) - MOST_PATTERNS} patterns more; --json has every name")
+
+
+def show_modules(console: Console, check: ModuleCheck) -> None:
+    """How a plan compares with the modules of the model: what differs, as patterns of names."""
+    if check.skipped:
+        console.print(Text(f"Not checked against a model: {one_line(check.skipped)}."))
+        return
+    console.print(
+        f"Checked against transformers' {check.model}: {check.agreed} tensors are what they are"
+        " taken for."
+    )
+    for said, found in (
+        ("Linear weights there, not recognised here", check.missed),
+        ("Taken for linear weights here, none there", check.mistaken),
+        ("Not compared, because the model has no such name", check.absent),
+    ):
+        if found:
+            shown = [f"{one_line(name)} ({count})" for name, count in found.items()][:MOST_PATTERNS]
+            console.print(Text(f"{said}: {', '.join(shown)}."))
 
 
 def _families_table(plan: RefinementPlan, title: str) -> Table:

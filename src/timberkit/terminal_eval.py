@@ -17,8 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from timberkit.report.text import visible
-from timberkit.terminal import duration, messages
+from timberkit.terminal import duration, messages, one_line
 
 if TYPE_CHECKING:
     from timberkit.evaluation.needs import EvaluationNeeds
@@ -30,17 +29,7 @@ LINES = 20
 QUIET_SECONDS = 60.0
 """Without a terminal, one line at least this often."""
 MOST_ROWS = 30
-LONGEST_LINE = 2_000
 _RATES = {"truncated": "cut off", "no_answer": "no answer", "failed": "failed"}
-
-
-def one_line(text: str) -> str:
-    """A text as one harmless line.
-
-    >>> one_line("a\\x1b[31mb\\nc")
-    'a\\\\u001b[31mb c'
-    """
-    return " ".join(visible(line, longest=LONGEST_LINE) for line in text.split("\n"))
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class Finished:
         assert self.stdout == ""
         bar, start, message = self.stderr.rpartition("error: ")
         assert start, self.stderr
-        phases = ("refine ", "analyze ", "hidden states ")
+        phases = ("refine ", "diff ", "analyze ", "hidden states ")
         assert all(line.startswith(phases) for line in bar.splitlines()), self.stderr
         return message
 

@@ -24,7 +24,7 @@ from typing import Any
 COMMANDS = (
     *("cli", "terminal", "checkpoint.stage", "engine.estimate", "engine.run", "engine.verify"),
     *("study.analysis", "evaluation.run", "evaluation.server_model", "terminal_eval"),
-    *("study.compare", "terminal_compare"),
+    *("study.compare", "terminal_compare", "engine.diff", "terminal_diff"),
 )
 # What the commands import only where they need it, and many do.
 LIBRARIES = (

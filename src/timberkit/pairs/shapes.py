@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ DTYPE = "BF16"
 """Of all seven: they are published in it."""
 
 
+@lru_cache(maxsize=2)
 def planned_pair(pair: Pair) -> tuple[Checkpoint, Checkpoint]:
     """Base and Instruct as ``engine.plan.plan_refinement`` takes them; no network, no weights.
 

@@ -134,7 +134,7 @@ def _overtaking(matched: Matched, drawing: Mapping[str, Any]) -> Overtaking | No
     if matched.fewest < 2:
         return None
     most = MOST_CROSSING_WORK // (matched.problems * int(drawing["resamples"]))
-    ks = _thinned(matched.fewest, max(16, most))
+    ks = thinned(matched.fewest, max(16, most))
     first, second = (pass_at_k(*matched.counts(which), ks) for which in (0, 1))
     names = matched.first.model, matched.second.model
     if first[:, 0].mean() > second[:, 0].mean():
@@ -142,7 +142,7 @@ def _overtaking(matched: Matched, drawing: Mapping[str, Any]) -> Overtaking | No
     return Overtaking(*names, crossing_point(first, second, ks, **drawing))
 
 
-def _thinned(largest: int, most: int) -> list[int]:
+def thinned(largest: int, most: int) -> list[int]:
     """1 … largest, or about ``most`` of them, evenly apart on a logarithmic scale."""
     if largest <= most:
         return list(range(1, largest + 1))
