@@ -49,10 +49,12 @@ def demo() -> str:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "timberkit", "demo", "--output", "demo"]
         shown = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-        picture = ROOT / "docs" / "images" / "demo_pass_at_k.svg"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(folder, "demo", "pass_at_k.svg"), picture)
-        photograph(Path(folder, "demo", "analysis", "report.html"), "analysis_page.png")
+        images, study = ROOT / "docs" / "images", Path(folder, "demo", "study")
+        images.mkdir(parents=True, exist_ok=True)
+        for drawn, name in (("pass-at-k-1", "demo_pass_at_k"), ("plane-1", "demo_plane")):
+            shutil.copyfile(study / "report" / "figures" / f"{drawn}.svg", images / f"{name}.svg")
+        photograph(study / "report" / "report.html", "study_page.png")
+        photograph(study / "analysis" / "report.html", "analysis_page.png")
     return "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines())
 
 
