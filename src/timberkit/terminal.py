@@ -92,23 +92,28 @@ def one_line(text: str) -> str:
     return " ".join(visible(line, longest=LONGEST_LINE) for line in text.split("\n"))
 
 
+def new_bar() -> Progress:
+    """A bar on stderr with a time estimate; its task has a field ``detail``, shown as it is."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=messages(),
+    )
+
+
 @contextmanager
 def progress_bar(*, shown: bool) -> Iterator[ProgressCallback | None]:
     """A bar on stderr that a run feeds; None when nothing is to be shown."""
     if not shown:
         yield None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[detail]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
     with ExitStack() as started:
-        bar = Progress(*columns, console=messages())
+        bar = new_bar()
         task = bar.add_task("refine", total=1.0, detail="")
 
         def show(state: RunProgress) -> None:

@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from timberkit.terminal import duration, messages, one_line, size
+from timberkit.terminal import duration, new_bar, one_line, size
 
 # Names in annotations only: importing them would import torch.
 if TYPE_CHECKING:
@@ -37,18 +29,9 @@ def study_progress(*, shown: bool) -> Iterator[Told | None]:
     if not shown:
         yield None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[doing]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=messages()) as bar:
+    with new_bar() as bar:
         step = ""
-        task = bar.add_task("starting", total=None, doing="")
+        task = bar.add_task("starting", total=None, detail="")
 
         def told(state: StudyProgress) -> None:
             nonlocal step
@@ -57,7 +40,7 @@ def study_progress(*, shown: bool) -> Iterator[Told | None]:
                 bar.reset(task, total=state.total)
             bar.update(
                 task, description=state.step, total=state.total, completed=state.done,
-                doing=one_line(state.doing),
+                detail=one_line(state.doing),
             )  # fmt: skip
 
         yield told
