@@ -7,8 +7,8 @@
     timberkit.effective_rank([3.0, 1.0, 0.5])
 
 Files: ``plan``, ``refine``, ``verify``, ``diff``, ``analyze``, ``read_analysis``, ``evaluate``,
-``read_rollouts``. In memory: ``refine_state_dicts``, ``refine_matrix``, ``spectrum``,
-``effective_rank``. Every error is a ``timberkit.errors.TimberkitError``.
+``read_rollouts``. In memory: ``refine_model``, ``refine_state_dicts``, ``refine_matrix``,
+``spectrum``, ``effective_rank``. Every error is a ``timberkit.errors.TimberkitError``.
 Names are loaded when first used, so that importing this package costs nothing.
 """
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from timberkit.engine.analyze import AnalysisResult
     from timberkit.engine.diff import DiffReport, diff
     from timberkit.engine.in_memory import refine_state_dicts
+    from timberkit.engine.in_model import refine_model
     from timberkit.engine.run import RefineResult, plan, refine
     from timberkit.engine.verify import VerifyReport, verify
     from timberkit.evaluation.run import evaluate
@@ -44,6 +45,7 @@ _HOMES = {
     "read_rollouts": "timberkit.rollouts",
     "refine": "timberkit.engine.run",
     "refine_matrix": "timberkit.spectral.refine",
+    "refine_model": "timberkit.engine.in_model",
     "refine_state_dicts": "timberkit.engine.in_memory",
     "spectrum": "timberkit.spectral.refine",
     "verify": "timberkit.engine.verify",
@@ -63,6 +65,7 @@ __all__ = [
     "read_rollouts",
     "refine",
     "refine_matrix",
+    "refine_model",
     "refine_state_dicts",
     "spectrum",
     "verify",

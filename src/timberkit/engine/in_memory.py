@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from timberkit.config import (
     DEFAULT_FAMILIES,
     AnyVariant,
     Position,
+    Selection,
     at,
     build_selection,
     parse_variants,
@@ -63,28 +65,14 @@ def refine_state_dicts(
     Cost: as ``refine_matrix`` for each selected tensor, in this process, with one thread.
     """
     selection = build_selection(families, layers, include, exclude, fused)
-    facts = NO_CONFIG if config is None else config
     chosen = parse_variants([variants] if isinstance(variants, str | AnyVariant) else variants)
-    planned = select_tensors(_entries(base), _entries(instruct), selection, facts)
-    depth = count_layers(planned)
-    matrices = {
-        tensor.name: split_tensor(
-            tensor.name, tensor.shape, tensor.family, selection, facts
-        ).matrices
-        for tensor in planned
-        if tensor.action == "refine"
-    }
-    positions = {
-        tensor.name: [
-            Position(*_where(tensor, depth), matrix.index, matrix.part)
-            for matrix in matrices.get(tensor.name, ())
-        ]
-        for tensor in planned
-    }
-    check_places(chosen, [position for found in positions.values() for position in found])
+    planned = plan_tensors(
+        _entries(base), _entries(instruct), selection, NO_CONFIG if config is None else config
+    )
+    check_places(chosen, planned.positions)
     results: dict[str, dict[str, torch.Tensor]] = {variant_name(v): {} for v in chosen}
     with one_thread():
-        for tensor in planned:
+        for tensor in planned.tensors:
             source = instruct[tensor.name]
             if tensor.action == "copy":
                 floating = dtype is not None and source.is_floating_point()
@@ -95,35 +83,71 @@ def refine_state_dicts(
                     result[tensor.name] = kept
                 continue
             pair = (base[tensor.name], source)
-            places = positions[tensor.name]
-            refined = _refine(pair, matrices[tensor.name], chosen, places, dtype)
+            refined = refine_tensor(pair, planned.places[tensor.name], chosen, dtype)
             for result, weight in zip(results.values(), refined, strict=True):
                 result[tensor.name] = weight
     return results
 
 
-def _where(tensor: PlannedTensor, layers: int) -> tuple[str, str, int | None, int]:
-    return tensor.name, tensor.family, tensor.layer, layers
+@dataclass(frozen=True, slots=True)
+class PlannedTensors:
+    """Every tensor of Instruct, and of those that are refined their matrices with their places."""
+
+    tensors: tuple[PlannedTensor, ...]
+    places: dict[str, tuple[tuple[Matrix, Position], ...]]
+
+    @property
+    def positions(self) -> list[Position]:
+        """Where each matrix that is refined stands."""
+        return [position for places in self.places.values() for _, position in places]
 
 
-def _refine(
+def plan_tensors(
+    base: Mapping[str, TensorEntry],
+    instruct: Mapping[str, TensorEntry],
+    selection: Selection,
+    config: Mapping[str, Any],
+) -> PlannedTensors:
+    """What is refined of tensors that are in memory; raises as ``select_tensors``."""
+    tensors = select_tensors(base, instruct, selection, config)
+    depth = count_layers(tensors)
+    places = {}
+    for tensor in tensors:
+        if tensor.action != "refine":
+            continue
+        where = (tensor.name, tensor.family, tensor.layer, depth)
+        split = split_tensor(tensor.name, tensor.shape, tensor.family, selection, config)
+        places[tensor.name] = tuple(
+            (matrix, Position(*where, matrix.index, matrix.part)) for matrix in split.matrices
+        )
+    return PlannedTensors(tensors, places)
+
+
+def refine_tensor(
     pair: tuple[torch.Tensor, torch.Tensor],
-    matrices: Sequence[Matrix],
+    places: Sequence[tuple[Matrix, Position]],
     variants: Sequence[AnyVariant],
-    positions: Sequence[Position],
-    dtype: torch.dtype | None,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
 ) -> list[torch.Tensor]:
+    """Base's and Instruct's tensor, on the CPU, to a refined one for each variant.
+
+    Raises SpectrumError and CheckpointError, which name the tensor. Cost: ``refine_matrix`` for
+    each of its matrices, on ``device``.
+    """
     base, instruct = (weight.detach().reshape(-1) for weight in pair)
-    name = positions[0].name
-    results = [torch.empty(pair[1].shape, dtype=dtype or pair[1].dtype) for _ in variants]
+    name = places[0][1].name
+    kept = dtype or pair[1].dtype
+    results = [torch.empty(pair[1].shape, dtype=kept, device="cpu") for _ in variants]
     try:
-        for matrix, position in zip(matrices, positions, strict=True):
+        for matrix, position in places:
             shape = (matrix.rows, matrix.cols)
             weights = refine_matrix(
                 _runs(base, matrix).reshape(shape),
                 _runs(instruct, matrix).reshape(shape),
                 [at(variant, position) for variant in variants],
                 dtype=dtype,
+                device=device,
                 name=position.matrix,
             ).weights
             for result, weight in zip(results, weights, strict=True):
@@ -142,14 +166,16 @@ def _runs(flat: torch.Tensor, matrix: Matrix) -> torch.Tensor:
 
 
 def _entries(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorEntry]:
-    entries = {}
     for name, tensor in tensors.items():
-        stored = _STORED_DTYPES.get(tensor.dtype)
-        if stored is None or tensor.device.type != "cpu":
+        if tensor.dtype not in _STORED_DTYPES or tensor.device.type != "cpu":
             raise CheckpointError(
                 f"tensor {name!r}: {tensor.dtype} on {tensor.device}, expected one on the CPU; move"
                 " it with .to('cpu')"
             )
-        size = tensor.numel() * tensor.element_size()
-        entries[name] = TensorEntry(name, stored, tuple(tensor.shape), "memory", 0, size)
-    return entries
+    return {name: entry_of(name, tensor) for name, tensor in tensors.items()}
+
+
+def entry_of(name: str, tensor: torch.Tensor) -> TensorEntry:
+    """A tensor in memory, or on the meta device, as one of a file; KeyError for a dtype of none."""
+    size = tensor.numel() * tensor.element_size()
+    return TensorEntry(name, _STORED_DTYPES[tensor.dtype], tuple(tensor.shape), "memory", 0, size)

@@ -192,7 +192,7 @@ def plan_refinement(base: Checkpoint, instruct: Checkpoint, recipe: RefineRecipe
     """
     for checkpoint, which in ((base, "Base"), (instruct, "Instruct")):
         refuse_quantised(checkpoint, which)
-    _compare_configs(base.config, instruct.config)
+    compare_configs(base.config, instruct.config)
     tensors = select_tensors(base.tensors, instruct.tensors, recipe.selection, instruct.config)
     dtype = None if recipe.dtype is None else SAFETENSORS_DTYPE[recipe.dtype]
     layout = plan_output(instruct, dtype)
@@ -317,7 +317,8 @@ def _check_float(name: str, entry: TensorEntry, which: str) -> None:
         )
 
 
-def _compare_configs(base: Mapping[str, Any], instruct: Mapping[str, Any]) -> None:
+def compare_configs(base: Mapping[str, Any], instruct: Mapping[str, Any]) -> None:
+    """Raise PairMismatchError where two config.json describe models of different structure."""
     for scope in ("", "text_config"):
         first, second = (config.get(scope, {}) if scope else config for config in (base, instruct))
         if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
