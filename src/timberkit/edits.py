@@ -55,11 +55,18 @@ def recipe_error(error: ValidationError, *, where: str) -> RecipeError:
     lines = []
     for problem in error.errors(include_url=False):
         place = ".".join(str(step) for step in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
+        message = _PLAIN_WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
         found = problem["input"]
         shown = f" (found {found!r})" if isinstance(found, str | int | float) else ""
         lines.append(f"{where}{': ' if place else ''}{place}: {message}{shown}")
     return RecipeError("\n".join(lines))
+
+
+_PLAIN_WORDS = {
+    "extra_forbidden": "is not known here; check its spelling",
+    "missing": "is needed and not given",
+}
+"""For what pydantic says in words of its own."""
 
 
 def _positive_zero(value: float) -> float:

@@ -66,7 +66,7 @@ def show_outlook(console: Console, planned: Outlook) -> None:
             "–" if step.gpu_bytes is None else size(step.gpu_bytes),
             "–" if step.requests is None else f"{step.requests:,}",
             "–" if step.tokens is None else f"{step.tokens / 1e6:,.0f} M",
-            "–" if step.seconds is None else duration(step.seconds),
+            "–" if step.seconds is None else _long(step.seconds),
         )
     table.add_section()
     table.add_row("all", "", size(planned.disk_bytes), "", "", *_sums(planned))
@@ -87,6 +87,15 @@ def show_outlook(console: Console, planned: Outlook) -> None:
         console.print(sentence)
 
 
+def _long(seconds: float) -> str:
+    """As ``duration``, in days where there are more than two.
+
+    >>> _long(13_294_000)
+    '154 days'
+    """
+    return duration(seconds) if seconds < 172_800 else f"{seconds / 86_400:,.0f} days"
+
+
 def _sums(planned: Outlook) -> tuple[str, str, str]:
     """Requests, tokens and time of all steps, as far as they are known."""
     requests = sum(step.requests or 0 for step in planned.steps)
@@ -96,7 +105,7 @@ def _sums(planned: Outlook) -> tuple[str, str, str]:
     return (
         f"{requests:,}",
         f"{tokens / 1e6:,.0f} M" if tokens else "–",
-        duration(seconds) if known else f"over {duration(seconds)}",
+        _long(seconds) if known else "not known",
     )
 
 
@@ -106,6 +115,9 @@ def show_study(console: Console, result: StudyResult) -> None:
     if found is not None:
         for plane in found.planes:
             console.print(_plane_table(found, plane))
+        on_planes = {plane.task for plane in found.planes}
+        if any(task.key not in on_planes for task in found.tasks):
+            console.print(_means_table(found, on_planes))
         for sentence in (*found.words, found.paper_says):
             console.print(one_line(sentence))
         for notice in found.notices:
@@ -114,6 +126,36 @@ def show_study(console: Console, result: StudyResult) -> None:
     console.print(f"{result.output}: {duration(result.seconds)}{continued}.")
     if result.page is not None:
         console.print(f"The study as one page, to be opened in a browser: {result.page}")
+
+
+def _means_table(found: Findings, but: set[str]) -> Table:
+    """Mean@k of every model on the other benchmarks."""
+    tasks = [task for task in found.tasks if task.key not in but]
+    table = Table(
+        title="Mean in percent, with its interval over problems", title_justify="left",
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    table.add_column("model")
+    for task in tasks:
+        table.add_column(one_line(task.label), justify="right")
+    at = {(curve.model, curve.task): curve.mean for curve in found.curves}
+    rows = [
+        model
+        for model in found.models
+        if model.role != "control" and any((model.key, task.key) in at for task in tasks)
+    ]
+    for model in rows[:MOST_ROWS]:
+        means = (at.get((model.key, task.key)) for task in tasks)
+        table.add_row(
+            one_line(model.label),
+            *(
+                "–"
+                if mean is None
+                else f"{100 * mean.value:.1f} [{100 * mean.low:.1f}, {100 * mean.high:.1f}]"
+                for mean in means
+            ),
+        )
+    return table
 
 
 def _plane_table(found: Findings, plane: Plane) -> Table:

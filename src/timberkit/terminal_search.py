@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from timberkit.pairs.cost import ASSUMED_TOKENS_PER_SECOND
 from timberkit.report.text import visible
 from timberkit.terminal import duration, messages
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 LINES = 20
 """Progress lines of a whole search where there is no terminal to redraw."""
 QUIET_SECONDS = 60.0
+ASSUMED_TOKENS = 1_000
+"""Of an answer with its prompt, where a plan tells hours."""
 _LONGEST = 60
 
 
@@ -89,6 +92,13 @@ def show_search_plan(console: Console, plan: dict[str, Any]) -> None:
     )
     if plan["seconds"] is not None:
         console.print(f"About {duration(plan['seconds'])}, by one evaluation made now.")
+    if plan.get("requests"):
+        hours = plan["requests"] * ASSUMED_TOKENS / ASSUMED_TOKENS_PER_SECOND / 3600
+        console.print(
+            f"Up to {plan['requests']:,} requests; with {ASSUMED_TOKENS:,} tokens an answer and"
+            f" {ASSUMED_TOKENS_PER_SECOND:,.0f} tokens a second, both assumed, {hours:,.0f} hours."
+            " Fewer: --evaluations, --limit, -n."
+        )
     console.print(f"Factors on the disk: {plan['factor_bytes'] / 1e6:.1f} MB.")
 
 

@@ -153,11 +153,11 @@ def test_a_pass_that_needs_all_vectors_is_planned_with_more_memory(checkpoints: 
 @pytest.mark.parametrize(
     ("flags", "part"),
     [
-        (("--variant", "noise"), "of: Field required"),
+        (("--variant", "noise"), "of: is needed"),
         (("--variant", "noise:of=noise:of=timber"), "expected an edit"),
         (("--variant", "leading:gain=0.5"), "either count or share"),
-        (("--method", "leading"), "gain: Field required"),
-        (("--method", "shrink", "--lam", 0.5), "lam: Extra inputs"),
+        (("--method", "leading"), "gain: is needed"),
+        (("--method", "shrink", "--lam", 0.5), "lam: is not known"),
         (("--variant", "noise:of=timber", "--variant", "noise:seed=0,of=timber"), "more than once"),
     ],
 )

@@ -57,7 +57,7 @@ def test_a_dumped_recipe_is_read_again() -> None:
         ({"measure": ["teapots"]}, "measure"),
         ({"keep_values": "none"}, "keep_values"),
         ({"prompts": "texts.txt"}, "only hidden_states reads them"),
-        ({"more": 1}, "more: Extra inputs"),
+        ({"more": 1}, "more: is not known"),
         ({"selection": {}, "layers": "1"}, "beside selection"),
         ({"base": None}, "base"),
     ],

@@ -187,8 +187,9 @@ def _cached(source: Source, why: str) -> str:
         return _snapshot(source, WEIGHT_PATTERNS, local_only=True)
     except LocalEntryNotFoundError:
         raise SourceError(
-            f"{source}: {why}, and the cache holds no complete copy of this model; connect (unset"
-            " HF_HUB_OFFLINE if it is set) and run the command again, or give a local folder"
+            f"{source}: no such folder here, {why}, and the cache holds no complete copy of this"
+            " model; connect (unset HF_HUB_OFFLINE if it is set) and run the command again, or give"
+            " a local folder"
         ) from None
 
 

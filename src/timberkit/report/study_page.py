@@ -239,7 +239,6 @@ def _stats(findings: Findings) -> list[tuple[str, str]]:
         ("of them edits", f"{sum(model.role == 'variant' for model in asked):,}"),
         ("controls", f"{sum(model.role == 'control' for model in asked):,}"),
         ("tasks", f"{len(findings.tasks):,}"),
-        ("problems", f"{sum(task.problems for task in findings.tasks):,}"),
     ]
     return [*found, ("rollouts", f"{rollouts:,}")] if rollouts else found
 

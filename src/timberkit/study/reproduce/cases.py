@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from timberkit.errors import TimberkitError
-from timberkit.evaluation.task import joined
+from timberkit.evaluation.asked import read_asked
 from timberkit.evaluation.tasks import make_task
 from timberkit.findings import Findings
 from timberkit.report.case_page import case_section
 from timberkit.report.case_section import CaseSection
-from timberkit.report.cases import ProblemText, collect_cases
+from timberkit.report.cases import CaseCollection, ProblemText, collect_cases, with_texts
 from timberkit.rollouts import ROLLOUTS_NAME, Rollout, read_rollouts
 from timberkit.study.reproduce.asking import Question, run_folder, run_name, runs_of
 from timberkit.study.reproduce.folder import StudyFolder
 
 LARGEST_CASE_BYTES = 1_200_000
 """Of cases on the page itself; longer texts lie beside it."""
-_TARGETS = ("target", "answer", "solution", "canonical_solution")
-"""Fields of a problem that say what is right, whichever it has."""
 
 
 def cases_of(
@@ -31,11 +27,29 @@ def cases_of(
     runs = runs_of(folder, asked)
     if not runs:
         return None
-    reader = _Renamed(folder, [each for each in asked if run_folder(folder, each) in runs])
-    collection = collect_cases(
-        reader, problem_texts(asked), reference=findings.model(findings.reference).label
-    )
+    own = [each for each in asked if run_folder(folder, each) in runs]
+    reader = _Renamed(folder, own)
+    collection = collect_cases(reader, reference=findings.model(findings.reference).label)
+    collection = with_texts(collection, _texts(folder, own, collection))
     return case_section(collection, beside=page, budget_bytes=LARGEST_CASE_BYTES)
+
+
+def _texts(
+    folder: StudyFolder, asked: Sequence[Question], collection: CaseCollection
+) -> dict[tuple[str, str], ProblemText]:
+    """What the problems that are shown said, from the logs: their files may be gone by now."""
+    texts: dict[tuple[str, str], ProblemText] = {}
+    for question in asked:
+        label, choice = question.benchmark.task.label, question.benchmark.choice
+        shown = [case.problem for case in collection.cases if case.task == label]
+        wanted = [(choice.name, problem) for problem in shown if (label, problem) not in texts]
+        if wanted:
+            found = read_asked(run_folder(folder, question), wanted)
+            texts |= {
+                (label, problem): ProblemText(one.prompt, one.target)
+                for (_, problem), one in found.items()
+            }
+    return texts
 
 
 class _Renamed:
@@ -61,28 +75,3 @@ class _Renamed:
                 found = names.get((f"{rollout.task}:{rollout.setting}", model))
                 if found is not None:
                     yield replace(rollout, task=found[0], model=found[1])
-
-
-def problem_texts(asked: Sequence[Question]) -> dict[tuple[str, str], ProblemText]:
-    """What was asked, by label of the task and key of the problem.
-
-    A benchmark whose file cannot be read now has no texts: its answers are shown without.
-    """
-    texts: dict[tuple[str, str], ProblemText] = {}
-    benchmarks = {each.benchmark.key: each.benchmark for each in asked}
-    for bench in benchmarks.values():
-        if bench.task.how == "exact":
-            continue
-        task = make_task(bench.choice.name, bench.choice.setting)
-        try:
-            loaded = task.load(bench.choice.data, shots=bench.choice.shots)
-        except TimberkitError:
-            continue
-        for problem in loaded.problems:
-            prompt = joined(task.messages(problem, ())[-1:])
-            texts[bench.task.label, problem.key] = ProblemText(prompt, _target(problem.fields))
-    return texts
-
-
-def _target(fields: Mapping[str, Any]) -> str:
-    return next((str(fields[name]) for name in _TARGETS if name in fields), "")

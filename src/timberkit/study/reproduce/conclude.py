@@ -83,10 +83,11 @@ def conclude(
     }
     selections = _selections(entries, asked, by_task, drawing)
     timber = selections[0].chosen if selections else DEFAULT_TIMBER
-    measured = Measured(
-        entries, asked, scores, published(), pair.paper_model, timber, drawing
-    )  # fmt: skip
     contrasts = _contrasts(entries, asked, by_task, ks, drawing)
+    told = {(c.model, c.task, point.k): point for c in contrasts for point in c.points}
+    measured = Measured(
+        entries, asked, scores, published(), pair.paper_model, timber, drawing, told
+    )  # fmt: skip
     curves = tuple(_curves(entries, asked, by_task, ks, drawing))
     planes = _planes(entries, asked, by_task, ks, curves, drawing)
     controls = _controls(entries, planes, by_task, drawing)
@@ -98,7 +99,7 @@ def conclude(
         pair=pair,
         settings=dict(settings),
         reference=INSTRUCT,
-        words=findings_words(models, tasks, contrasts, planes, controls, selections),
+        words=findings_words(models, tasks, contrasts, planes, controls, selections, curves),
         paper_says=paper_says(published(), pair.paper_model),
         notices=(*notices, *_about_frontiers(planes, by_task, tasks, models)),
         models=models,

@@ -32,8 +32,8 @@ from timberkit.study.pairs import thinned
 from timberkit.study.reproduce.catalogue import BASE, INSTRUCT, Entry
 from timberkit.study.reproduce.scores import Scores, Table, aligned
 
-LARGEST_CROSSING = 4096
-"""Up to which k a crossing of exact curves is sought."""
+LARGEST_CROSSING = 256
+"""Up to which k a crossing of exact curves is sought: as far as they are shown."""
 FEWEST_ON_FRONTIER = 4
 """Base, Instruct and two merges: less is no frontier of merges."""
 CROSSING_KS = 160

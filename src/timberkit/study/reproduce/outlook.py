@@ -20,8 +20,9 @@ from timberkit.config import Selection
 from timberkit.engine.estimate import Estimate, calibrate, estimate
 from timberkit.engine.plan import RefinementPlan, plan_refinement
 from timberkit.engine.sources import open_pair
-from timberkit.errors import ResourceError
+from timberkit.errors import ResourceError, SourceError
 from timberkit.pairs import Pair, evaluation_cost, find_pair, planned_pair
+from timberkit.pairs.cost import ASSUMED_TOKENS_PER_SECOND, CONCURRENCY
 from timberkit.study.reproduce.catalogue import Entry
 from timberkit.study.reproduce.making import refinement, written_entries
 from timberkit.study.reproduce.protocol import Benchmark, is_sapling
@@ -98,6 +99,7 @@ def outlook(
     Raises as ``plan`` for two other checkpoints. Some seconds, most of them to measure the machine.
     """
     assumed = assumptions or Assumptions()
+    _check_files(recipe)
     pair = find_pair(recipe.pair) if recipe.pair is not None else None
     wanted = written_entries(entries)
     planned = planned_refinement(recipe, wanted)
@@ -123,6 +125,16 @@ def outlook(
         assumed=() if is_sapling(recipe) else tuple(_assumed(assumed, pair)),
         weights="their known shapes" if pair is not None and pair.on_hub else "their files",
     )
+
+
+def _check_files(recipe: StudyRecipe) -> None:
+    """Raise SourceError for a benchmark's file that is named and not there."""
+    for task in recipe.tasks:
+        for flag, named in (("--data", task.data), ("--shots", task.shots)):
+            if named is None or named.startswith("hf://"):
+                continue
+            if not Path(named).expanduser().is_file():
+                raise SourceError(f"{flag} {task.name}={named}: found no such file")
 
 
 def planned_refinement(recipe: StudyRecipe, entries: Sequence[Entry]) -> RefinementPlan:
@@ -210,7 +222,11 @@ def _asking_step(
     if is_sapling(recipe):
         return PlannedStep(benchmark.key, what, 400 * requests, requests=requests)
     if pair is None:
-        return PlannedStep(benchmark.key, what, disk, requests=requests, tokens=requests * each)
+        speed = assumed.tokens_per_second or ASSUMED_TOKENS_PER_SECOND
+        return PlannedStep(
+            benchmark.key, what, disk, requests=requests, tokens=requests * each,
+            seconds=requests * each / speed,
+        )  # fmt: skip
     cost = evaluation_cost(pair, requests, each, assumed.tokens_per_second)
     return PlannedStep(
         benchmark.key, what, disk, None, cost.memory_bytes, requests, cost.output_tokens,
@@ -223,11 +239,15 @@ def _assumed(assumed: Assumptions, pair: Pair | None) -> list[str]:
         f"An answer with its prompt has {assumed.plain_tokens:,} tokens, with thinking"
         f" {assumed.thinking_tokens:,}: --tokens, --thinking-tokens."
     ]
+    speed = assumed.tokens_per_second or ASSUMED_TOKENS_PER_SECOND
+    given = "as given" if assumed.tokens_per_second is not None else "an assumption"
+    said.append(
+        f"The server writes {speed:,.0f} tokens a second ({given}): --tokens-per-second; hours"
+        " follow from it, and are no measurement."
+    )
     if pair is not None:
-        speed = evaluation_cost(pair, 1, 1, assumed.tokens_per_second).tokens_per_second
-        given = "as given" if assumed.tokens_per_second is not None else "an assumption"
         said.append(
-            f"The server writes {speed:,.0f} tokens a second ({given}): --tokens-per-second; hours"
-            " follow from it, and are no measurement."
+            f"GPU memory: weights and the cache of {CONCURRENCY} answers of that length at once; a"
+            " server with less answers fewer at once."
         )
     return said

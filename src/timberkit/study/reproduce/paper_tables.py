@@ -7,12 +7,12 @@ none of the paper's, or a number was not published, ours stands alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from timberkit.findings import Cell, Curve, PaperRow, PaperTable
+from timberkit.findings import Cell, Curve, DifferenceAt, PaperRow, PaperTable
 from timberkit.metrics import Interval, in_words, mean_interval, paired_difference
 from timberkit.metrics.macro import macro_mean
 from timberkit.study.reproduce.catalogue import BASE, INSTRUCT, LAMBDAS, Entry, of_group
@@ -29,8 +29,10 @@ _SWEEP_NAMES = ("0.0", *map(str, LAMBDAS))
 class Measured:
     """What the tables are made of.
 
-    ``scores``: by model and task. ``paper_model``: name of the pair in the paper, None for another.
-    ``timber``: key of the model that stands for Timber, its lambda being chosen.
+    ``scores``: by model and task. ``told``: what is said elsewhere of a model, task and k: one
+    difference has one interval and one word, wherever it stands. ``paper_model``: name of the pair
+    in the paper, None for another. ``timber``: key of the model that stands for Timber, its lambda
+    being chosen.
     """
 
     entries: Sequence[Entry]
@@ -40,6 +42,7 @@ class Measured:
     paper_model: str | None
     timber: str
     drawing: Drawing
+    told: Mapping[tuple[str, str, int], DifferenceAt] = field(default_factory=dict)
 
     def cell(self, model: str, task: str, k: int, published: float | None = None) -> Cell:
         """Pass@k of a model on a task (Mean@k at k = 1), and its difference to Instruct."""
@@ -52,11 +55,14 @@ class Measured:
             return Cell(published, ours)
         if instruct.largest_k is not None and k > instruct.largest_k:
             return Cell(published, ours)
+        if (model, task, k) in self.told:
+            point = self.told[model, task, k]
+            return Cell(published, ours, point.difference, point.verdict)
         first, second = aligned([found, instruct])
         difference = paired_difference(
             first.table([k])[:, 0], second.table([k])[:, 0], **self.drawing.as_options()  # type: ignore[arg-type]
         )  # fmt: skip
-        return Cell(published, ours, difference, in_words(difference))
+        return Cell(published, ours, difference)  # no word: it would be of this k alone
 
     @property
     def averaged(self) -> list[Benchmark]:
@@ -154,14 +160,14 @@ def _table_3(measured: Measured) -> PaperTable | None:
     table = measured.published["truncation_table_3"]
     known = measured.paper_model is not None and table["model"] == measured.paper_model
     rows = [_truncation_row(measured, "Timber", measured.timber, table["Timber"] if known else {})]
-    for group, name, field in (
+    for group, name, measure in (
         ("truncate-rank", "Truncate-R", "rank_ratio"),
         ("truncate-energy", "Truncate-E", "energy"),
     ):
         for entry in of_group(measured.entries, group):  # type: ignore[arg-type]
             at = entry.model.parameter or 0.0
-            scale = 1.0 if field == "rank_ratio" else 100.0
-            fitting = [each for each in table[name] if abs(each[field] - scale * at) < 1e-9]
+            scale = 1.0 if measure == "rank_ratio" else 100.0
+            fitting = [each for each in table[name] if abs(each[measure] - scale * at) < 1e-9]
             label = f"{name} {scale * at:g}" + (" %" if scale > 1 else "")
             rows.append(
                 _truncation_row(measured, label, entry.key, fitting[0] if known and fitting else {})

@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from timberkit.findings import Contrast, ControlledEffect, Plane, Selection, StudyModel, StudyTask
+from timberkit.findings import (
+    Contrast,
+    ControlledEffect,
+    Curve,
+    Plane,
+    Selection,
+    StudyModel,
+    StudyTask,
+)
 from timberkit.metrics import Interval
 from timberkit.study.reproduce.catalogue import BASE
 from timberkit.study.reproduce.effects import NEGLIGIBLE, shares_effect
@@ -21,6 +29,7 @@ def findings_words(
     planes: Sequence[Plane],
     controls: Sequence[ControlledEffect],
     selections: Sequence[Selection],
+    curves: Sequence[Curve],
 ) -> tuple[str, ...]:
     """The findings, the most important first."""
     named = {model.key: model for model in models}
@@ -28,6 +37,7 @@ def findings_words(
     said: list[str] = []
     first = planes[0].task if planes else tasks[0].key if tasks else ""
     own = {each.model: each for each in contrasts if each.task == first}
+    said += _unsolved(curves, tasks)
     if own and not planes:
         said += _timber(named, own, labels[first])
     for found in planes[:1]:
@@ -45,6 +55,20 @@ def findings_words(
         said += _controls([each for each in controls if each.task == found.task and each.k > 1])
     said += [_selected(each, named, labels) for each in selections]
     return tuple(said)
+
+
+def _unsolved(curves: Sequence[Curve], tasks: Sequence[StudyTask]) -> Iterator[str]:
+    """Benchmarks on which every model is always wrong, or always right."""
+    for task in tasks:
+        values = {curve.mean.value for curve in curves if curve.task == task.key}
+        if values == {0.0}:
+            yield (
+                f"No model solved any of the {task.problems} problems of {task.label}: it cannot"
+                " tell them apart. A wrong chat template, answer format or benchmark? Read the"
+                " answers."
+            )
+        elif values == {1.0}:
+            yield f"Every model solved all of {task.label}: it is too easy to tell them apart."
 
 
 def _differs(contrasts: Iterable[Contrast]) -> bool:
@@ -143,23 +167,26 @@ def _frontier(named: Mapping[str, StudyModel], plane: Plane) -> Iterator[str]:
     ]
     if not told:
         return
+    gaps = {point.model: point.gap.value for point in told if point.gap is not None}
     above = sorted(
-        (p for p in told if p.verdict == "better"), key=lambda p: -(p.gap.value if p.gap else 0)
+        (p for p in told if p.verdict == "better" and gaps[p.model] > NEGLIGIBLE),
+        key=lambda p: -gaps[p.model],
     )
-    beneath = sum(point.verdict == "worse" for point in told)
-    under = f"; {_counted(beneath, 'lies', 'lie')} below it" if beneath else ""
-    what = f"the frontier of plain merges at equal Pass@{plane.low_k}"
+    beneath = sum(p.verdict == "worse" and gaps[p.model] < -NEGLIGIBLE for p in told)
+    margin = f"more than {100 * NEGLIGIBLE:g} points"
+    under = f"; {_counted(beneath, 'lies', 'lie')} {margin} below it" if beneath else ""
+    what = f"{margin} above the frontier of plain merges at equal Pass@{plane.low_k}"
     if not above:
         yield (
             f"Of {_counted(len(told), 'edit or temperature', 'edits and temperatures')} none lies"
-            f" above {what}{under}."
+            f" {what}{under}."
         )
         return
     best = above[0]
     assert best.gap is not None
     verb = "lies" if len(above) == 1 else "lie"
     yield (
-        f"{len(above)} of {len(told)} edits and temperatures {verb} above {what}{under};"
+        f"{len(above)} of {len(told)} edits and temperatures {verb} {what}{under};"
         f" the farthest is {named[best.model].label} at Pass@{plane.high_k}:"
         f" {points_shown(best.gap)}. By chance alone one in forty would."
     )
@@ -175,7 +202,11 @@ def _counted(count: int, one: str, several: str) -> str:
 
 
 def _controls(controls: Sequence[ControlledEffect]) -> Iterator[str]:
-    told = [each for each in controls if not each.effect.contains_zero]
+    told = [
+        each
+        for each in controls
+        if not each.effect.contains_zero and abs(each.effect.value) > NEGLIGIBLE
+    ]
     if not controls:
         return
     shared = [
@@ -184,9 +215,13 @@ def _controls(controls: Sequence[ControlledEffect]) -> Iterator[str]:
         if any(shares_effect(each.effect, b) for b in (each.beyond_merge, each.beyond_noise))
     ]
     yield (
-        f"Effects at Pass@{controls[0].k} that can be told from none: {len(told)} of"
-        f" {_counted(len(controls), 'edit', 'edits')} with controls; {len(shared)} of these are"
-        " shared by a merge or by noise of the same size."
+        f"Effects of more than {100 * NEGLIGIBLE:g} points at Pass@{controls[0].k}: {len(told)} of"
+        f" {_counted(len(controls), 'edit', 'edits')} with controls"
+        + (
+            f"; {len(shared)} of these shared by a merge or by noise of the same size."
+            if told
+            else "."
+        )
     )
 
 

@@ -73,7 +73,7 @@ def test_an_edit_above_the_frontier_is_named_with_the_number_looked_at() -> None
     assert "Timber 0.2" in sentence
     assert "1 of 1" in sentence
     plain = study({"base": base, "instruct": INSTRUCT, **merges, "timber_lam0.2": INSTRUCT * 0.9})
-    assert "none lies above" in said(plain, "frontier")
+    assert "none lies more than 0.5 points above" in said(plain, "frontier")
 
 
 def test_nothing_was_bought_where_base_and_instruct_are_alike() -> None:
