@@ -35,6 +35,8 @@ _LICENCE_PATTERNS = {
     "license_name": re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+_-]{0,95}"),
     "license_link": re.compile(r"[A-Za-z0-9][\w.:/%#?=&~+-]{0,299}", re.ASCII),
 }
+_PIPELINE_TAG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+){0,9}", re.ASCII)
+_LONGEST_PIPELINE_TAG = 64
 _MARKS = re.compile(r"([\\`*_\[\]<>|#&~!$])")
 
 
@@ -60,6 +62,15 @@ def read_licence(folder: Path) -> dict[str, str]:
         if isinstance(value, str) and pattern.fullmatch(value):
             found[key] = value
     return found if "license" in found else {}
+
+
+def read_pipeline_tag(folder: Path) -> str | None:
+    """What the model card of ``folder`` says the model is for, such as ``text-generation``.
+
+    None where it says nothing, or something that does not look like it. Never raises for content.
+    """
+    value = front_matter(folder).get("pipeline_tag")
+    return value if isinstance(value, str) and _is_pipeline_tag(value) else None
 
 
 def front_matter(folder: Path) -> dict[str, Any]:
@@ -95,16 +106,20 @@ def write_model_card(
     tool_version: str,
     command: Sequence[str],
     licence: Mapping[str, str],
+    pipeline_tag: str | None = None,
 ) -> None:
     """Write ``target/README.md``; not synced.
 
     ``explanation`` says in a sentence what the method does, ``reference`` where it comes from.
     ``command`` is the argument vector that makes the output again, ``licence`` what
-    ``read_licence`` found with Instruct. ``base_model`` names hub ids only: a local folder's name
-    would point at a stranger's repository. Raises InterruptedRunError when the disk is full.
+    ``read_licence`` found with Instruct, ``pipeline_tag`` what ``read_pipeline_tag`` did.
+    ``base_model`` names hub ids only: a local folder's name would point at a stranger's
+    repository. Raises InterruptedRunError when the disk is full.
     """
     front_matter = yaml.safe_dump(
-        _metadata(base, instruct, method, licence), sort_keys=False, allow_unicode=True
+        _metadata(base, instruct, method, licence, pipeline_tag),
+        sort_keys=False,
+        allow_unicode=True,
     )
     body = _body(
         base, instruct, method, explanation, reference, parameters, families, tool_version, command
@@ -123,7 +138,11 @@ def escape_markdown(text: str) -> str:
 
 
 def _metadata(
-    base: CardSource, instruct: CardSource, method: str, licence: Mapping[str, str]
+    base: CardSource,
+    instruct: CardSource,
+    method: str,
+    licence: Mapping[str, str],
+    pipeline_tag: str | None,
 ) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for key, pattern in _LICENCE_PATTERNS.items():
@@ -138,8 +157,16 @@ def _metadata(
         metadata["base_model"] = list(dict.fromkeys(hub_ids))
         metadata["base_model_relation"] = "merge"
     metadata["library_name"] = "transformers"
-    metadata["tags"] = ["timberkit", "timber" if method.startswith("timber") else method]
+    if pipeline_tag is not None and _is_pipeline_tag(pipeline_tag):
+        metadata["pipeline_tag"] = pipeline_tag
+    family = "timber" if method.startswith("timber") else method
+    # The tag, beside the relation, is what lists of merged models are searched by.
+    metadata["tags"] = list(dict.fromkeys(("timberkit", family, "merge")))
     return metadata
+
+
+def _is_pipeline_tag(text: str) -> bool:
+    return len(text) <= _LONGEST_PIPELINE_TAG and _PIPELINE_TAG.fullmatch(text) is not None
 
 
 def _body(

@@ -13,7 +13,12 @@ from typing import Any
 from timberkit import records
 from timberkit.checkpoint.layout import Checkpoint
 from timberkit.checkpoint.manifest import list_output_files, read_manifest, write_manifest
-from timberkit.checkpoint.model_card import CardSource, read_licence, write_model_card
+from timberkit.checkpoint.model_card import (
+    CardSource,
+    read_licence,
+    read_pipeline_tag,
+    write_model_card,
+)
 from timberkit.checkpoint.reader import fingerprint
 from timberkit.checkpoint.sidecars import copy_sidecars
 from timberkit.checkpoint.source import ResolvedSource, public_name
@@ -135,6 +140,7 @@ def _write_card(folder: Path, pair: OpenPair, variant: AnyVariant) -> None:
         # The manifest holds every option, and any further variants of the same pass.
         command=["timberkit", "refine", *named, "--config", "timberkit.json", "-o", "OUT"],
         licence=read_licence(pair.instruct.folder),
+        pipeline_tag=read_pipeline_tag(pair.instruct.folder),
     )
 
 

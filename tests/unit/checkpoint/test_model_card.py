@@ -6,7 +6,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from timberkit.checkpoint.model_card import (
     CardSource,
     escape_markdown,
     read_licence,
+    read_pipeline_tag,
     write_model_card,
 )
 
@@ -31,6 +33,7 @@ def card(
     explanation: str = "Keep the head.",
     reference: str = "arXiv 2509.23595",
     licence: dict[str, str] | None = None,
+    pipeline_tag: str | None = None,
     command: list[str] | None = None,
 ) -> ModelCard:
     folder.mkdir(exist_ok=True)
@@ -46,6 +49,7 @@ def card(
         tool_version="1.0",
         command=command or ["timberkit", "refine"],
         licence=licence or {},
+        pipeline_tag=pipeline_tag,
     )
     found: ModelCard = ModelCard.load(folder / "README.md")
     return found
@@ -64,13 +68,48 @@ def test_hub_reads_the_front_matter(tmp_path: Path) -> None:
         "base_model": ["org/model", "org/model-base"],
         "base_model_relation": "merge",
         "library_name": "transformers",
-        "tags": ["timberkit", "timber"],
+        "tags": ["timberkit", "timber", "merge"],
     }
     assert "| Parameters | lam = 0.2 |" in found.text
     assert "| What it does | Keep the head. |" in found.text
     assert "| Source | arXiv 2509.23595 |" in found.text
     assert "| Base revision | 0123abc |" in found.text
     assert "2509.23595" in found.text
+
+
+def test_metadata_goes_round_through_the_hubs_own_class(tmp_path: Path) -> None:
+    found = card(tmp_path, licence={"license": "apache-2.0"}, pipeline_tag="text-generation")
+    fields = found.data.to_dict()
+    assert fields["pipeline_tag"] == "text-generation"
+    again = ModelCardData(**fields)
+    assert again.to_dict() == fields
+    assert yaml.safe_load(again.to_yaml()) == fields
+    # What the hub takes: https://huggingface.co/docs/hub/model-cards#specifying-a-base-model
+    assert fields["base_model_relation"] in {"adapter", "merge", "quantized", "finetune"}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("pipeline_tag: text-generation", "text-generation"),
+        ("pipeline_tag: any-to-any", "any-to-any"),
+        ("license: mit", None),
+        ("pipeline_tag: [text-generation]", None),
+        ('pipeline_tag: "a\\nlicense: mit"', None),
+        ("pipeline_tag: <script>", None),
+        ("pipeline_tag: a--b", None),
+        (f"pipeline_tag: {'a' * 65}", None),
+        (f"pipeline_tag: {'-'.join('a' * 20)}", None),
+    ],
+)
+def test_pipeline_tag_is_inherited_where_it_looks_like_one(
+    tmp_path: Path, line: str, expected: str | None
+) -> None:
+    assert read_pipeline_tag(readme(tmp_path, line)) == expected
+
+
+def test_hostile_pipeline_tag_is_left_out(tmp_path: Path) -> None:
+    assert "pipeline_tag" not in card(tmp_path, pipeline_tag=HOSTILE).data.to_dict()
 
 
 def test_local_folder_is_never_taken_for_a_hub_repository(tmp_path: Path) -> None:
@@ -91,7 +130,7 @@ def test_one_repository_in_two_revisions_is_named_once(tmp_path: Path) -> None:
 
 def test_methods_other_than_timber_are_tagged_by_their_name(tmp_path: Path) -> None:
     assert card(tmp_path, method="merge").data.tags == ["timberkit", "merge"]
-    assert card(tmp_path, method="timber-l").data.tags == ["timberkit", "timber"]
+    assert card(tmp_path, method="timber-l").data.tags == ["timberkit", "timber", "merge"]
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
