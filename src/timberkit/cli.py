@@ -48,6 +48,7 @@ from timberkit.cli_options import (
     stoppable,
 )
 from timberkit.cli_pairs import pairs
+from timberkit.cli_push import push
 from timberkit.cli_report import report
 from timberkit.cli_reproduce import reproduce
 from timberkit.cli_search import search
@@ -265,6 +266,7 @@ app.command(epilog=EXIT_CODES)(report)
 app.command(epilog=EXIT_CODES)(reproduce)
 app.command(epilog=EXIT_CODES)(pairs)
 app.command(epilog=EXIT_CODES)(search)
+app.command(epilog=EXIT_CODES)(push)
 
 
 @app.command(epilog=EXIT_CODES)

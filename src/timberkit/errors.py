@@ -10,6 +10,7 @@
     │   └── MissingExtraError         2  an optional dependency is not installed
     ├── InputError                    3  what was given cannot be used
     │   ├── SourceError               3  a model folder or hub id cannot be found or read
+    │   ├── HubError                  3  the Hub refuses: login, rights, name, model card
     │   ├── CheckpointError           3  a checkpoint file is broken or hostile
     │   ├── PairMismatchError         3  base and instruct do not fit together
     │   ├── SpectrumError             3  a matrix without a defined spectrum (NaN, Inf, empty)
@@ -77,6 +78,10 @@ class InputError(TimberkitError):
 
 class SourceError(InputError):
     """A model folder or hub id cannot be found or read."""
+
+
+class HubError(InputError):
+    """The Hub refuses what was asked of it: login, rights, name, model card."""
 
 
 class CheckpointError(InputError):
