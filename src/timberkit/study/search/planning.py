@@ -22,7 +22,8 @@ def plan_search(settings: SearchSettings) -> dict[str, Any]:
 
     ``problems`` of each split; ``numbers`` that CMA-ES has, ``tensors`` they act on; about how many
     ``evaluations``, with the ``effort`` of each in words; ``seconds`` for all, None where rollouts
-    are asked, with the most ``requests`` that this takes; ``factor_bytes`` on the disk. Raises as ``search`` does before it asks anything.
+    are asked, with the most ``requests`` that this takes; ``factor_bytes`` on the disk. Raises as
+    ``search`` does before it asks anything.
     """
     opened = OpenSearch.of(settings)
     directions = settings.edges[-1] if settings.edges else 0
