@@ -88,6 +88,28 @@ def test_a_merge_that_is_better_at_both_trades_nothing() -> None:
     assert "Plain merging: of 2 merges Merge 0.8" in said(found, "Plain merging")
 
 
+def test_one_difference_has_one_interval_and_one_word_wherever_it_stands() -> None:
+    rng = np.random.default_rng(5)
+    noisy = INSTRUCT + 0.03 * rng.standard_normal(120) + 0.004
+    found = study({"instruct": INSTRUCT, "timber-l": noisy, "base": INSTRUCT / 2 + 0.08})
+    told = {
+        (contrast.model, point.k): point
+        for contrast in found.contrasts
+        for point in contrast.points
+    }
+    (figure,) = [table for table in found.paper if table.key.startswith("figure-5")]
+    assert figure.axis is not None
+    keys = {"Base": "base", "Timber-L": "timber-l"}
+    looked_at = 0
+    for row in figure.rows:
+        for k, cell in zip(figure.axis, row.cells, strict=True):
+            if row.label in keys:
+                point = told[keys[row.label], int(k)]
+                assert (cell.difference, cell.verdict) == (point.difference, point.verdict)
+                looked_at += 1
+    assert looked_at == 2 * len(figure.axis)
+
+
 def test_tasks_are_shown_as_they_were_asked() -> None:
     found = study({"instruct": INSTRUCT, "timber_lam0.2": INSTRUCT})
     (task,) = found.tasks
