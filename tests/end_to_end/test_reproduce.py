@@ -242,6 +242,22 @@ def test_a_report_that_was_killed_does_not_stand_in_the_way_of_the_next(
     assert any("merge_mu0.2" in notice for notice in read_results(output).notices)
 
 
+def test_a_report_without_instructs_rollouts_is_a_report_without_cases(
+    commands: Any, study: Path, tmp_path: Path
+) -> None:
+    """As it is when the rollouts are cut short after Base, which is asked first."""
+    output = tmp_path / "study"
+    shutil.copytree(study, output)
+    ledger = (output / LEDGER_NAME).read_bytes().splitlines(keepends=True)
+    kept = [line for line in ledger if b'"asked"' not in line or b'["base"' in line]
+    assert len(kept) == len(ledger) - 3
+    (output / LEDGER_NAME).write_bytes(b"".join(kept))
+    done = commands.run("reproduce", *PART, "-o", output, "--only", "report")
+    assert done.exit_code == 0, done.stderr
+    assert 'id="cases"' in (study / "report" / "report.html").read_text(encoding="utf-8")
+    assert 'id="cases"' not in (output / "report" / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_study_of_other_weights_is_refused(commands: Any, tmp_path: Path) -> None:
     for name, folder in (("base", base_folder()), ("instruct", instruct_folder())):
         shutil.copytree(folder, tmp_path / name)

@@ -25,7 +25,6 @@ from timberkit.evaluation.run import EvaluationOptions, EvaluationResult, evalua
 from timberkit.evaluation.run_files import read_run
 from timberkit.evaluation.tasks import make_task
 from timberkit.evaluation_recipe import EvaluationRecipe
-from timberkit.rollouts import ROLLOUTS_NAME
 from timberkit.sapling import PreparedProblems, load_model, load_problems
 from timberkit.sapling.models import torch_threads
 from timberkit.sapling.puzzle import Problem
@@ -171,8 +170,7 @@ def ask_rollouts(
 
 def _failed(result: EvaluationResult, question: Question) -> int:
     """How many requests of a question failed for good."""
-    choice = question.benchmark.choice
-    setting = make_task(choice.name, choice.setting).setting
+    choice, setting = question.benchmark.choice, question.benchmark.setting
     return sum(
         round(unit["failed"] * unit["rollouts"])
         for unit in result.summary["units"]
@@ -335,9 +333,8 @@ def sampling_notices(by_run: Mapping[Path, Sequence[Question]]) -> list[str]:
 
 def _counts_of(collected: Collected, question: Question) -> TaskCounts | None:
     """What ``collect`` counted: it names a task by its setting where there are several."""
-    choice, model = question.benchmark.choice, run_name(question)
-    setting = make_task(choice.name, choice.setting).setting
-    for task in (f"{choice.name}:{setting}", choice.name):
+    bench, model = question.benchmark, run_name(question)
+    for task in (f"{bench.choice.name}:{bench.setting}", bench.choice.name):
         counts = collected.counts.get((model, task))
         if counts is not None:
             return counts
@@ -355,11 +352,3 @@ def run_name(question: Question) -> str:
 def run_folder(folder: StudyFolder, question: Question) -> Path:
     """The evaluation run that holds the rollouts: one for each model and mode."""
     return folder.rollouts(question.benchmark.folder) / model_name(question.entry.key)
-
-
-def runs_of(folder: StudyFolder, asked: Sequence[Question]) -> list[Path]:
-    """The evaluation runs that there are, each once, in order."""
-    runs = dict.fromkeys(
-        run_folder(folder, each) for each in asked if each.benchmark.task.how == "sampled"
-    )
-    return [run for run in runs if (run / ROLLOUTS_NAME).exists()]

@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from timberkit.evaluation.asked import read_asked
-from timberkit.evaluation.tasks import make_task
 from timberkit.findings import Findings
 from timberkit.report.case_page import case_section
 from timberkit.report.case_section import CaseSection
 from timberkit.report.cases import CaseCollection, ProblemText, collect_cases, with_texts
 from timberkit.rollouts import ROLLOUTS_NAME, Rollout, read_rollouts
-from timberkit.study.reproduce.asking import Question, run_folder, run_name, runs_of
+from timberkit.study.reproduce.asking import Question, run_folder, run_name
 from timberkit.study.reproduce.folder import StudyFolder
 
 LARGEST_CASE_BYTES = 1_200_000
@@ -23,11 +22,14 @@ LARGEST_CASE_BYTES = 1_200_000
 def cases_of(
     folder: StudyFolder, asked: Sequence[Question], findings: Findings, page: Path
 ) -> CaseSection | None:
-    """The section of cases, and what lies beside the page for it; None without rollouts."""
-    runs = runs_of(folder, asked)
-    if not runs:
+    """The section of cases, and what lies beside the page for it.
+
+    Of the questions that are answered to the end, as scores are; None where Instruct has answered
+    none, for then there is nothing to set the others beside.
+    """
+    own = [each for each in asked if each.key in folder.asked]
+    if not any(each.entry.key == findings.reference for each in own):
         return None
-    own = [each for each in asked if run_folder(folder, each) in runs]
     reader = _Renamed(folder, own)
     collection = collect_cases(reader, reference=findings.model(findings.reference).label)
     collection = with_texts(collection, _texts(folder, own, collection))
@@ -58,11 +60,10 @@ class _Renamed:
     def __init__(self, folder: StudyFolder, asked: Sequence[Question]) -> None:
         self._runs: dict[Path, dict[tuple[str, str], tuple[str, str]]] = {}
         for question in asked:
-            choice = question.benchmark.choice
-            setting = make_task(choice.name, choice.setting).setting
+            bench = question.benchmark
             names = self._runs.setdefault(run_folder(folder, question), {})
-            names[f"{choice.name}:{setting}", run_name(question)] = (
-                question.benchmark.task.label,
+            names[f"{bench.choice.name}:{bench.setting}", run_name(question)] = (
+                bench.task.label,
                 question.entry.model.label,
             )
 

@@ -78,6 +78,11 @@ class Benchmark:
         return self.task.key
 
     @property
+    def setting(self) -> str:
+        """How the benchmark is asked, its own default spelled out."""
+        return make_task(self.choice.name, self.choice.setting).setting
+
+    @property
     def folder(self) -> str:
         """Of the evaluation run that holds its rollouts: one for each mode."""
         return {True: "thinking", False: "plain", None: "own"}[self.thinking]
