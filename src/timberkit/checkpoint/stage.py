@@ -14,6 +14,7 @@ leaves the old output or the new one.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -134,6 +135,14 @@ class Stage:
     def tree(self) -> Path:
         """The future output folder, to be filled."""
         return self._folder.tree
+
+    def empty_tree(self) -> None:
+        """Away with what a killed run has left in it, for outputs that are made anew as a whole."""
+        for entry in self.tree.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
     def completed(self) -> list[dict[str, Any]]:
         """All journal entries, of this run and of those it continues, oldest first.

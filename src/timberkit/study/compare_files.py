@@ -20,7 +20,6 @@ import io
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -77,7 +76,7 @@ def write_comparison(comparison: Comparison, output: Path, *, overwrite: bool = 
     description = {"recipe": {"kind": KIND}}
     with Stage.open(output, digest=digest, description=description, overwrite=overwrite) as stage:
         if not stage.published:
-            _empty(stage.tree)
+            stage.empty_tree()
             write_file(stage.tree / COMPARISON_NAME, content.encode() + b"\n")
             _write_rest(comparison, stage.tree)
             _write_manifest(stage.tree)
@@ -244,12 +243,6 @@ def _write_manifest(folder: Path) -> None:
             "files": {name: hash_file(folder / name) for name in list_output_files(folder)},
         },
     )
-
-
-def _empty(folder: Path) -> None:
-    """Away with what a killed run has left."""
-    for entry in folder.iterdir():
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _without_home(source: Mapping[str, Any]) -> dict[str, Any]:

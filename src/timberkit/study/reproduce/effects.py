@@ -90,8 +90,8 @@ def _crossing(first: Scores, second: Scores, drawing: Drawing) -> tuple[int, Cro
     ks = thinned(min(limits, default=LARGEST_CROSSING), CROSSING_KS)
     tables = [each.table(ks) for each in (first, second)]
     behind = 0 if tables[0][:, 0].mean() <= tables[1][:, 0].mean() else 1
-    options = drawing.as_options() | {"resamples": min(drawing.resamples, 2_000)}
-    return behind, crossing_point(tables[behind], tables[1 - behind], ks, **options)  # type: ignore[arg-type]
+    found = crossing_point(tables[behind], tables[1 - behind], ks, **drawing.as_options())  # type: ignore[arg-type]
+    return behind, found
 
 
 def plane(

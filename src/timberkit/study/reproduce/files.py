@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def write_report_folder(
             published = stage.published
             if published:
                 continue
-            _empty(stage.tree)
+            stage.empty_tree()
             write_file(stage.tree / RESULTS_NAME, content + b"\n")
             write_study_tables(findings, stage.tree)
             if can_draw():
@@ -112,13 +111,3 @@ def read_results(path: Path) -> Findings:
 def read_analysis_of(folder: Path) -> Analysis | None:
     """The analysis of a study, None where it has none."""
     return read_analysis(folder) if folder.exists() else None
-
-
-def _empty(tree: Path) -> None:
-    """What a killed run left half written."""
-    entries: Sequence[Path] = list(tree.iterdir())
-    for entry in entries:
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()

@@ -154,10 +154,6 @@ def _group(tensor: PlannedTensor, layers: int, by: By) -> str:
     return f"{('early', 'middle', 'late')[min(3 * tensor.layer // layers, 2)]} {module}"
 
 
-RULES = ("merge", "bands", "ramp", "families", "thirds")
-"""Simple rules, each with one to three numbers for the whole model."""
-
-
 def rules(
     space: Space, levels: Sequence[float], merges: Sequence[float]
 ) -> dict[str, list[Candidate]]:
