@@ -52,7 +52,7 @@ from timberkit.cli_push import push
 from timberkit.cli_report import report
 from timberkit.cli_reproduce import reproduce
 from timberkit.cli_search import search
-from timberkit.config import PARAMETERS, RefineRecipe, build_recipe, read_recipe_fields
+from timberkit.config import PARAMETERS, Origin, RefineRecipe, build_recipe, read_recipe
 from timberkit.engine.fork_server import start_early
 from timberkit.errors import (
     EXIT_CHECK_FAILED,
@@ -86,7 +86,7 @@ def _recipe(
     """One recipe from a file and the flags given, which override the file's fields."""
     if pair is not None:
         base, instruct = pair.base, pair.instruct
-    fields = {} if config is None else read_recipe_fields(config)
+    fields, origin = ({}, Origin()) if config is None else read_recipe(config)
     given = {name: value for name, value in flags.items() if value is not None}
     given |= {k: v for k, v in (("base", base), ("instruct", instruct)) if v is not None}
     method = {name for name in PARAMETERS if name in given}
@@ -98,8 +98,9 @@ def _recipe(
     if method or "variants" in given:
         for name in ("variants", *PARAMETERS):
             fields.pop(name, None)
+    origin = origin.with_flags(given)
     fields = merged(fields, given, command="refine")
-    return build_recipe(fields, where="recipe" if config is None else str(config))
+    return build_recipe(fields, where=origin)
 
 
 @app.command(epilog=EXIT_CODES)

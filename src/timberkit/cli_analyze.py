@@ -27,7 +27,7 @@ from timberkit.cli_options import (
     split_names,
     stoppable,
 )
-from timberkit.config import AnalyzeRecipe, build_analyze_recipe, read_recipe_fields
+from timberkit.config import AnalyzeRecipe, Origin, build_analyze_recipe, read_recipe
 from timberkit.engine.fork_server import start_early
 from timberkit.errors import UsageError
 
@@ -124,10 +124,10 @@ def analyze(
 
 
 def _recipe(config: Path | None, **flags: Any) -> AnalyzeRecipe:
-    fields = {} if config is None else read_recipe_fields(config)
+    fields, origin = ({}, Origin()) if config is None else read_recipe(config)
     given = {name: value for name, value in flags.items() if value is not None}
-    where = "recipe" if config is None else str(config)
-    return build_analyze_recipe(merged(fields, given, command="analyze"), where=where)
+    origin = origin.with_flags(given)
+    return build_analyze_recipe(merged(fields, given, command="analyze"), where=origin)
 
 
 def _show_plan(recipe: AnalyzeRecipe, workers: int | None, *, as_json: bool, quiet: bool) -> None:

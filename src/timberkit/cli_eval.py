@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timberkit.cli_options import Config, Json, Quiet, print_json, stoppable
-from timberkit.config import read_recipe_fields
+from timberkit.config import Origin, read_recipe
 from timberkit.errors import RecipeError, UsageError
 from timberkit.evaluation_recipe import EvaluationRecipe, TaskChoice, build_evaluation_recipe
 
@@ -182,8 +182,9 @@ def _recipe(
     config: Path | None, data: list[str] | None, shots: list[str] | None, **flags: Any
 ) -> EvaluationRecipe:
     """One recipe from a file and the flags given, which override the file's fields."""
-    fields = {} if config is None else read_recipe_fields(config)
-    fields |= {name: value for name, value in flags.items() if value is not None}
+    fields, origin = ({}, Origin()) if config is None else read_recipe(config)
+    given = {name: value for name, value in flags.items() if value is not None}
+    fields |= given
     for name, example in (("models", "MODEL"), ("tasks", "--task aime24")):
         if not fields.get(name):
             raise UsageError(
@@ -191,7 +192,7 @@ def _recipe(
                 " or name them in --config"
             )
     fields["tasks"] = with_files(fields["tasks"], data, shots)
-    return build_evaluation_recipe(fields, where="recipe" if config is None else str(config))
+    return build_evaluation_recipe(fields, where=origin.with_flags(given))
 
 
 def with_files(tasks: Any, data: list[str] | None, shots: list[str] | None) -> Any:

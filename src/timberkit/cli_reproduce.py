@@ -44,7 +44,7 @@ from timberkit.cli_options import (
     split_names,
     stoppable,
 )
-from timberkit.config import parse_variants, read_recipe_fields
+from timberkit.config import Origin, parse_variants, read_recipe
 from timberkit.errors import RecipeError, UsageError
 from timberkit.study_recipe import Catalogue, Controls, Keep, StudyRecipe, build_study_recipe
 
@@ -199,7 +199,7 @@ def _recipe(
     base: str | None, instruct: str | None, config: Path | None, **flags: Any
 ) -> StudyRecipe:
     """One recipe from a file, a ready-made pair and the flags given."""
-    fields = {} if config is None else read_recipe_fields(config)
+    fields, origin = ({}, Origin()) if config is None else read_recipe(config)
     given = {name: value for name, value in flags.items() if value is not None}
     found = chosen_pair(given.get("pair", fields.get("pair")), base, instruct)
     if found is not None:
@@ -213,10 +213,14 @@ def _recipe(
     if selection:
         before = fields.get("selection") or {}
         if not isinstance(before, dict):
-            raise RecipeError(f"selection: found {type(before).__name__}, expected a mapping")
+            raise RecipeError(
+                f"{origin.of(('selection',))}: selection: found {type(before).__name__},"
+                " expected a mapping"
+            )
         given["selection"] = {**before, **selection}
+    origin = origin.with_flags([*given, *selection])
     fields = merged(fields, given, command="reproduce")
-    return build_study_recipe(fields, where="recipe" if config is None else str(config))
+    return build_study_recipe(fields, where=origin)
 
 
 def _tasks(task: list[str] | None, data: list[str] | None, shots: list[str] | None) -> Any:

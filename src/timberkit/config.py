@@ -19,7 +19,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-import yaml
 from pydantic import (
     BeforeValidator,
     Field,
@@ -64,6 +63,7 @@ from timberkit.methods import (
 )
 from timberkit.parts import Position, parse_layers
 from timberkit.placing import at
+from timberkit.recipe_file import Origin, read_recipe
 
 __all__ = [
     "DEFAULT_FAMILIES",
@@ -85,6 +85,7 @@ __all__ = [
     "Merge",
     "MpCut",
     "Noise",
+    "Origin",
     "OutputDtype",
     "Position",
     "Ramp",
@@ -106,9 +107,11 @@ __all__ = [
     "build_analyze_recipe",
     "build_recipe",
     "build_selection",
+    "known_fields",
     "parse_layers",
     "parse_variant",
     "parse_variants",
+    "read_recipe",
     "read_recipe_fields",
     "recipe_error",
     "variant_name",
@@ -134,7 +137,6 @@ Measure: TypeAlias = Literal["rounding", "subspaces"]
 KeepValues: TypeAlias = Literal["delta", "all"]
 
 DEFAULT_FAMILIES: tuple[Family, ...] = ("attention", "ffn", "expert", "ssm")
-LARGEST_RECIPE_BYTES = 1 << 20
 _ONLY_REFINE = (*PARAMETERS, "variants", "dtype", "device")
 
 
@@ -298,7 +300,7 @@ def _digest(recipe: Frozen) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def build_recipe(fields: Mapping[str, Any], *, where: str = "recipe") -> RefineRecipe:
+def build_recipe(fields: Mapping[str, Any], *, where: str | Origin = "recipe") -> RefineRecipe:
     """Validate fields into a recipe; RecipeError lists every wrong field, naming ``where``.
 
     Besides the recipe's own fields, the flat ones of the command line are understood: ``method``
@@ -311,10 +313,12 @@ def build_recipe(fields: Mapping[str, Any], *, where: str = "recipe") -> RefineR
     try:
         return RefineRecipe.model_validate(_nested(dict(fields), where))
     except ValidationError as error:
-        raise recipe_error(error, where=where) from None
+        raise recipe_error(error, where=where, known=known_fields(RefineRecipe)) from None
 
 
-def build_analyze_recipe(fields: Mapping[str, Any], *, where: str = "recipe") -> AnalyzeRecipe:
+def build_analyze_recipe(
+    fields: Mapping[str, Any], *, where: str | Origin = "recipe"
+) -> AnalyzeRecipe:
     """Validate fields into the recipe of an analysis, as ``build_recipe`` does.
 
     A recipe of ``refine`` will do: what only concerns its output (methods, dtype, device) is left
@@ -327,17 +331,24 @@ def build_analyze_recipe(fields: Mapping[str, Any], *, where: str = "recipe") ->
     try:
         return AnalyzeRecipe.model_validate(_nested(kept, where))
     except ValidationError as error:
-        raise recipe_error(error, where=where) from None
+        raise recipe_error(error, where=where, known=known_fields(AnalyzeRecipe)) from None
 
 
-def _nested(fields: dict[str, Any], where: str) -> dict[str, Any]:
+def known_fields(recipe: type[Frozen]) -> frozenset[str]:
+    """Names that fields of a recipe can have, at whatever depth: its own, parameters, selection."""
+    return frozenset({*recipe.model_fields, *Selection.model_fields, *PARAMETERS})
+
+
+def _nested(fields: dict[str, Any], where: str | Origin) -> dict[str, Any]:
     """Flat fields moved to where the recipe has them."""
     selection = {name: fields.pop(name) for name in Selection.model_fields if name in fields}
     parameters = {name: fields.pop(name) for name in PARAMETERS if name in fields}
     for flat, field in ((selection, "selection"), (parameters, "variants")):
         if flat and fields.get(field) is not None:
+            origin = Origin(where) if isinstance(where, str) else where
             raise RecipeError(
-                f"{where}: {', '.join(flat)} given beside {field}, expected one of the two"
+                f"{origin.of(tuple(flat)[:1])}: {', '.join(flat)} given beside {field},"
+                " expected one of the two"
             )
     if selection:
         fields["selection"] = selection
@@ -347,49 +358,8 @@ def _nested(fields: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def read_recipe_fields(path: Path) -> dict[str, Any]:
-    """Read the recipe fields of a YAML file or of a ``timberkit.json`` manifest.
-
-    The manifest's fields stand under ``recipe``. Safe YAML only: no tags and no aliases, which
-    keeps a small file from growing into gigabytes. Raises RecipeError for an unreadable file, one
-    over 1 MiB that is no manifest, or content that is not a mapping. Values are validated later,
-    by ``build_recipe``.
-    """
-    try:
-        if path.suffix == ".json":
-            fields = json.loads(path.read_text(encoding="utf-8"))
-        else:
-            if path.stat().st_size > LARGEST_RECIPE_BYTES:
-                raise RecipeError(f"{path}: over 1 MiB; that is no recipe")
-            fields = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: bad UTF-8, JSON, date
-        raise RecipeError(f"{path}: cannot be read as a recipe: {error}") from None
-    except RecursionError:
-        raise RecipeError(f"{path}: nested too deeply for a recipe") from None
-    if isinstance(fields, dict) and "schema_version" in fields:
-        fields = fields.get("recipe")
-    if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
-        raise RecipeError(
-            f"{path}: found {type(fields).__name__}, expected fields such as 'base: …' and"
-            " 'variants: [timber]'"
-        )
-    return fields
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML without tags and aliases: 1 KB of nested aliases expands to gigabytes."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(
-                None, None, "aliases (*name) are not allowed in a recipe", event.start_mark
-            )
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        if getattr(event, "tag", None) is not None:
-            raise yaml.composer.ComposerError(
-                None, None, f"tags ({event.tag}) are not allowed in a recipe", event.start_mark
-            )
-        return super().compose_node(parent, index)
+    """The recipe fields of a YAML file or of a ``timberkit.json`` manifest: ``read_recipe``."""
+    return read_recipe(path)[0]
 
 
 _VARIANTS = TypeAdapter(tuple[Variant, ...])

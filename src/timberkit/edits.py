@@ -9,12 +9,13 @@ name them all: ``methods``.
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
@@ -31,6 +32,7 @@ from pydantic import (
 )
 
 from timberkit.errors import RecipeError
+from timberkit.recipe_file import Origin
 
 PAPER = "arXiv 2509.23595"
 LARGEST_GAIN = 10.0
@@ -50,15 +52,25 @@ def digest_name(variant: Frozen) -> str:
     return f"{fields['method']}_{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
 
 
-def recipe_error(error: ValidationError, *, where: str) -> RecipeError:
-    """One line per wrong field: where it stands, what was found, what was expected."""
+def recipe_error(
+    error: ValidationError, *, where: str | Origin, known: Iterable[str] = ()
+) -> RecipeError:
+    """One line per wrong field: where it stands, what was found, what was expected.
+
+    ``known`` are the names of fields, of which the nearest is suggested for an unknown one.
+    """
+    names = list(known)
+    origin = Origin(where) if isinstance(where, str) else where
     lines = []
     for problem in error.errors(include_url=False):
         place = ".".join(str(step) for step in problem["loc"])
         message = _PLAIN_WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
+            message += f": {near[0]}?" if near else ""
         found = problem["input"]
         shown = f" (found {found!r})" if isinstance(found, str | int | float) else ""
-        lines.append(f"{where}{': ' if place else ''}{place}: {message}{shown}")
+        lines.append(f"{origin.of(problem['loc'])}{': ' if place else ''}{place}: {message}{shown}")
     return RecipeError("\n".join(lines))
 
 

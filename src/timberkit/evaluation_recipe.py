@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from timberkit.config import Frozen, recipe_error
+from timberkit.config import Frozen, Origin, recipe_error
 from timberkit.errors import RecipeError
 
 PromptForm: TypeAlias = Literal["chat", "raw"]
@@ -134,7 +134,7 @@ class EvaluationRecipe(Frozen):
 
 
 def build_evaluation_recipe(
-    fields: Mapping[str, Any], *, where: str = "recipe"
+    fields: Mapping[str, Any], *, where: str | Origin = "recipe"
 ) -> EvaluationRecipe:
     """Validate fields into a recipe; RecipeError lists every wrong field, naming ``where``.
 
@@ -144,4 +144,4 @@ def build_evaluation_recipe(
     try:
         return EvaluationRecipe.model_validate(dict(fields))
     except ValidationError as error:
-        raise recipe_error(error, where=where) from None
+        raise recipe_error(error, where=where, known=EvaluationRecipe.model_fields) from None

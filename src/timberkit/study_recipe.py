@@ -13,8 +13,9 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, ValidationError, model_validator
 
-from timberkit.config import Frozen, Selection, SourceField, Variant, recipe_error
+from timberkit.config import Frozen, Selection, SourceField, Variant, known_fields, recipe_error
 from timberkit.evaluation_recipe import TaskField
+from timberkit.recipe_file import Origin
 
 Catalogue: TypeAlias = Literal["paper", "ablations", "short"]
 Controls: TypeAlias = Literal["none", "timber", "all"]
@@ -71,7 +72,7 @@ class StudyRecipe(Frozen):
         return self
 
 
-def build_study_recipe(fields: Mapping[str, Any], *, where: str = "recipe") -> StudyRecipe:
+def build_study_recipe(fields: Mapping[str, Any], *, where: str | Origin = "recipe") -> StudyRecipe:
     """Validate fields into a recipe; RecipeError lists every wrong field, naming ``where``.
 
     >>> build_study_recipe({"base": "a/b", "instruct": "a/c"}).catalogue
@@ -80,4 +81,4 @@ def build_study_recipe(fields: Mapping[str, Any], *, where: str = "recipe") -> S
     try:
         return StudyRecipe.model_validate(dict(fields))
     except ValidationError as error:
-        raise recipe_error(error, where=where) from None
+        raise recipe_error(error, where=where, known=known_fields(StudyRecipe)) from None

@@ -98,7 +98,7 @@ def test_missing_words_exit_2_and_show_what_to_write(refuse: Refuse, checkpoints
 
 def test_unknown_field_in_a_config_exits_2(refuse: Refuse, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("base: a/b\ninstruct: a/c\nlambda: 0.5\n")
-    assert "recipe.yaml: lambda" in refuse(USAGE, "--config", "recipe.yaml", "-o", "out")
+    assert "recipe.yaml:3:1: lambda" in refuse(USAGE, "--config", "recipe.yaml", "-o", "out")
 
 
 @pytest.mark.parametrize("flags", [(), ("--overwrite",)], ids=str)

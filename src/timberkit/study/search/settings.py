@@ -143,4 +143,4 @@ def build_settings(fields: Mapping[str, Any], *, where: str = "search") -> Searc
     try:
         return SearchSettings.model_validate(dict(fields))
     except ValidationError as error:
-        raise recipe_error(error, where=where) from None
+        raise recipe_error(error, where=where, known=SearchSettings.model_fields) from None
