@@ -143,6 +143,14 @@ def show_plan(console: Console, plan: RefinementPlan, needs: Estimate) -> None:
     copies = ", ".join(f"{reason} ({count})" for reason, count in plan.copy_reasons.items())
     if copies:
         console.print(f"Copied from Instruct bit for bit: {copies}.")
+    for tensor in plan.other_vocabulary:
+        console.print(
+            Text(
+                f"{one_line(tensor.name)}: {tensor.shape[0]} rows in Instruct, {tensor.base_rows}"
+                f" in Base; the first {tensor.refined_shape[0]} are refined, the others are"
+                " Instruct's."
+            )
+        )
     _show_fused(console, plan)
     _show_unrecognised(console, plan)
     if plan.base_only:

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 
 import timberkit
 from timberkit.config import Timber
-from timberkit.errors import PairMismatchError
 
 TOKENS = torch.arange(24).reshape(2, 12) * 5
 SMALL = {
@@ -79,7 +78,7 @@ def logits(folder: Path) -> torch.Tensor:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-    assert model.dtype == torch.bfloat16
+    assert model.dtype in (torch.bfloat16, torch.float32)
     with torch.no_grad():
         found: torch.Tensor = model(TOKENS).logits
     return found
@@ -243,12 +242,75 @@ def test_grown_vocabulary_is_kept_and_loads(grown: Pair, checkpoints: Any, tmp_p
     assert torch.equal(found[name], instruct[name])
 
 
-def test_grown_vocabulary_cannot_be_refined_and_the_message_says_what_to_do(
-    grown: Pair, tmp_path: Path
+@pytest.mark.parametrize("smaller", ["base", "instruct"])
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_of_two_vocabularies_the_common_rows_are_refined_if_asked(
+    grown: Pair, checkpoints: Any, tmp_path: Path, smaller: str, dtype: str | None
 ) -> None:
-    with pytest.raises(PairMismatchError, match="leave embedding and head out of --families"):
-        timberkit.refine(*grown, tmp_path / "out", families=["attention", "embedding"])
-    assert not (tmp_path / "out").exists()
+    """Grown by Instruct, or padded in Base: as if the common rows were the whole tensor."""
+    pair = grown if smaller == "base" else grown[::-1]
+    families = ["attention", "embedding", "head"]
+    result = timberkit.refine(*pair, tmp_path / "out", families=families, dtype=dtype)
+    base, instruct = map(checkpoints.read, pair)
+    found = checkpoints.read(tmp_path / "out")
+    common, names = SMALL["vocab_size"], ("model.embed_tokens.weight", "lm_head.weight")
+    for name in names:
+        alone = timberkit.refine_matrix(
+            base[name][:common], instruct[name][:common], [Timber()], dtype=found[name].dtype
+        ).weights[0]
+        assert torch.equal(found[name][:common], alone)
+        assert not torch.equal(alone, instruct[name][:common].to(alone.dtype))
+        assert torch.equal(found[name][common:], instruct[name][common:].to(alone.dtype))
+    in_memory = timberkit.refine_state_dicts(
+        base, instruct, variants="timber", families=families, dtype=found[names[0]].dtype
+    )
+    assert all(torch.equal(found[name], next(iter(in_memory.values()))[name]) for name in names)
+    assert logits(tmp_path / "out").shape[-1] == len(instruct[names[0]])
+    assert checkpoints.manifest(tmp_path / "out")["common_rows"] == dict.fromkeys(names, common)
+    assert {tensor.name for tensor in result.plan.other_vocabulary} == set(names)
+    assert timberkit.verify(tmp_path / "out", every=True).passed
+
+
+def test_rows_that_base_lacks_are_verified(grown: Pair, checkpoints: Any, tmp_path: Path) -> None:
+    timberkit.refine(*grown, tmp_path / "out", families=["attention", "head"])
+    found = checkpoints.read(tmp_path / "out")
+    with open(tmp_path / "out" / "model.safetensors", "r+b") as file:
+        place = file.read().find(found["lm_head.weight"][-1].view(torch.uint8).numpy().tobytes())
+        file.seek(place)
+        file.write(b"\0\0")
+    failed = [c.name for c in timberkit.verify(tmp_path / "out").checks if not c.passed]
+    assert {"hashes", "copies"} <= set(failed)
+
+
+@pytest.mark.parametrize("with_head", ["base", "instruct"])
+def test_a_tied_head_that_one_side_stores_is_neither_doubled_nor_lost(
+    make_pair: MakePair, checkpoints: Any, tmp_path: Path, with_head: str
+) -> None:
+    """Tied weights, lm_head stored by one of the two: the output is as Instruct stores it."""
+    import transformers
+
+    folders = dict(zip(("base", "instruct"), make_pair("llama with tied embeddings"), strict=True))
+    for which, folder in folders.items():
+        tensors = checkpoints.read(folder)
+        assert "lm_head.weight" not in tensors
+        if which == with_head:
+            tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        config = json.loads((folder / "config.json").read_text())
+        folders[which] = checkpoints.write(tmp_path / which, [tensors], **config)
+    variants = ["merge:mu=1.0", "timber"]
+    timberkit.refine(folders["base"], folders["instruct"], tmp_path / "out", variants=variants)
+    stored = set(checkpoints.read(folders["instruct"]))
+    for folder in sorted((tmp_path / "out").iterdir()):
+        assert set(checkpoints.read(folder)) == stored
+        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True
+        )
+        assert not any(loading.values())
+        head, words = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+        assert head.data_ptr() == words.data_ptr()
+        assert timberkit.verify(folder).passed
+    same = next(folder for folder in (tmp_path / "out").iterdir() if "merge" in folder.name)
+    assert torch.equal(logits(same), logits(folders["instruct"]))
 
 
 def test_tensors_of_one_side_only_are_kept_from_instruct_and_named_from_base(

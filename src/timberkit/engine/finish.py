@@ -73,6 +73,9 @@ def finish_outputs(
                 "copied": {
                     tensor.name: tensor.reason for tensor in plan.tensors if tensor.action == "copy"
                 },
+                "common_rows": {
+                    tensor.name: tensor.refined_shape[0] for tensor in plan.other_vocabulary
+                },
                 "base_only": list(plan.base_only),
                 "files_left_out": skipped,
                 "files": hashes[name],

@@ -116,7 +116,7 @@ def plan_tensors(
         if tensor.action != "refine":
             continue
         where = (tensor.name, tensor.family, tensor.layer, depth)
-        split = split_tensor(tensor.name, tensor.shape, tensor.family, selection, config)
+        split = split_tensor(tensor.name, tensor.refined_shape, tensor.family, selection, config)
         places[tensor.name] = tuple(
             (matrix, Position(*where, matrix.index, matrix.part)) for matrix in split.matrices
         )
@@ -139,6 +139,9 @@ def refine_tensor(
     name = places[0][1].name
     kept = dtype or pair[1].dtype
     results = [torch.empty(pair[1].shape, dtype=kept, device="cpu") for _ in variants]
+    if base.numel() != instruct.numel():  # two vocabularies: rows that Base lacks stay Instruct's
+        for result in results:
+            result.copy_(pair[1].detach())
     try:
         for matrix, position in places:
             shape = (matrix.rows, matrix.cols)

@@ -57,6 +57,8 @@ class PlannedTensor:
 
     ``matrices`` counts what is refined separately: experts and projections of a fused tensor, else
     1 or 0. ``parts`` names the projections; ``whole_because`` says why a fused weight has none.
+    ``base_rows`` is the number of rows in Base of an embedding or a head whose vocabulary is
+    another one there, else None: the rows that both have are refined, the others are Instruct's.
     """
 
     name: str
@@ -69,6 +71,14 @@ class PlannedTensor:
     matrices: int
     parts: tuple[str, ...] = ()
     whole_because: str = ""
+    base_rows: int | None = None
+
+    @property
+    def refined_shape(self) -> tuple[int, ...]:
+        """What of the tensor is refined: all of it, or the rows that Base has too."""
+        if self.base_rows is None:
+            return self.shape
+        return (min(self.shape[0], self.base_rows), *self.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +137,11 @@ class RefinementPlan:
         return {module_path(tensor.name): tensor.whole_because for tensor in found}
 
     @property
+    def other_vocabulary(self) -> tuple[PlannedTensor, ...]:
+        """Refined embeddings and heads that have another number of rows in Base."""
+        return tuple(tensor for tensor in self.refined if tensor.base_rows is not None)
+
+    @property
     def output_bytes(self) -> int:
         """Bytes of weights of all variants together."""
         return self.layout.size_bytes * len(self.recipe.variants)
@@ -160,8 +175,11 @@ def select_tensors(
 
     ``config`` is config.json, which says how fused weights are stored.
 
-    Raises PairMismatchError when a selected tensor has another shape in Base, or when Base has
-    none of them; CheckpointError for a selected tensor whose dtype is not a plain float;
+    Of an embedding or head with another vocabulary in Base the common rows are refined: padding and
+    tokens that Instruct added stand at the end.
+
+    Raises PairMismatchError when another selected tensor has another shape in Base, or when Base
+    has none of them; CheckpointError for a selected tensor whose dtype is not a plain float;
     UsageError when the selection fits no tensor at all.
     """
     planned, misfits = [], []
@@ -170,12 +188,15 @@ def select_tensors(
         selected, reason = is_selected(role, selection, name, entry.shape)
         if selected and name not in base:
             selected, reason = False, "not in Base"
-        elif selected and base[name].shape != entry.shape:
+        elif selected and not _pairable(role, base[name].shape, entry.shape):
             misfits.append(name)
         elif selected:
             _check_float(name, base[name], "Base")
             _check_float(name, entry, "Instruct")
-        planned.append(_planned(entry, role, selection, config, reason, refine=selected))
+        rows = None
+        if selected and base[name].shape != entry.shape:
+            rows = base[name].shape[0]
+        planned.append(_planned(entry, role, selection, config, reason, rows, refine=selected))
     if misfits:
         raise _shape_mismatch(misfits, base, instruct)
     if not any(tensor.action == "refine" for tensor in planned):
@@ -223,6 +244,9 @@ def plan_refinement(base: Checkpoint, instruct: Checkpoint, recipe: RefineRecipe
         )
         for cast in cast_tensors(layout, instruct, refined)
     ]
+    for tensor in tensors:
+        if tensor.base_rows is not None:
+            copies += _other_rows(tensor, instruct, layout)
     refine_tasks.sort(key=lambda task: (-_flops(task), task.key))
     return RefinementPlan(
         recipe=recipe,
@@ -239,6 +263,7 @@ def _planned(
     selection: Selection,
     config: Mapping[str, Any],
     reason: str,
+    base_rows: int | None,
     *,
     refine: bool,
 ) -> PlannedTensor:
@@ -256,7 +281,31 @@ def _planned(
         matrices=len(split.matrices),
         parts=tuple(dict.fromkeys(matrix.part for matrix in split.matrices if matrix.part)),
         whole_because=split.whole_because,
+        base_rows=base_rows,
     )
+
+
+def _pairable(role: Role, base: tuple[int, ...], instruct: tuple[int, ...]) -> bool:
+    """Whether two weights have a delta: equal shapes, or rows of two vocabularies of one width."""
+    rows = role.kind in ("embedding", "head") and len(base) == len(instruct) == 2
+    return base == instruct or (rows and base[1] == instruct[1] and min(base[0], instruct[0]) > 0)
+
+
+def _other_rows(
+    tensor: PlannedTensor, instruct: Checkpoint, layout: OutputLayout
+) -> list[CopyTask | CastTask]:
+    """The rows of a refined tensor that Base does not have: copied, or cast with the rest."""
+    source, target = instruct.tensors[tensor.name], layout.tensors[tensor.name]
+    common, columns = tensor.refined_shape
+    kept = (tensor.shape[0] - common) * columns
+    if not kept:
+        return []
+    path = str(instruct.shard(source.shard).path)
+    rest = Matrix(None, None, kept // columns, columns, common * columns, kept, kept)
+    from_, to = _part(_place(source, path), rest), _part(_place(target, target.shard), rest)
+    if source.dtype != target.dtype:
+        return [CastTask(tensor.name, from_, to)]
+    return [CopyTask(path, from_.start_byte, target.shard, to.start_byte, to.size_bytes)]
 
 
 def _refine_tasks(
@@ -266,7 +315,9 @@ def _refine_tasks(
     layout: OutputLayout,
     selection: Selection,
 ) -> list[RefineTask]:
-    split = split_tensor(tensor.name, tensor.shape, tensor.family, selection, instruct.config)
+    split = split_tensor(
+        tensor.name, tensor.refined_shape, tensor.family, selection, instruct.config
+    )
     sources = [
         _place(checkpoint.tensors[tensor.name], str(checkpoint.shard(entry.shard).path))
         for checkpoint in (base, instruct)
@@ -342,7 +393,8 @@ def _shape_mismatch(
     more = f"; and {len(names) - 3} more" if len(names) > 3 else ""
     kinds = {classify(name, instruct[name].shape).kind for name in names}
     advice = (
-        "Instruct has another vocabulary: leave embedding and head out of --families"
+        "embeddings and heads of two vocabularies need the same width: leave embedding and head out"
+        " of --families"
         if kinds <= {"embedding", "head"}
         else "these are not a Base and the Instruct model trained from it; or leave the tensors"
         " out with --exclude"

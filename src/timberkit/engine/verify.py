@@ -270,6 +270,11 @@ def _check_copies(checkpoint: Checkpoint, instruct: Checkpoint, plan: Refinement
             same = torch.equal(found, source.to(found.dtype))
         if not same:
             return "copies", False, f"tensor {name!r} differs from Instruct's"
+    for tensor in plan.other_vocabulary:
+        first = tensor.refined_shape[0]
+        found, source = (read_tensor(c, tensor.name)[first:] for c in (checkpoint, instruct))
+        if not torch.equal(found, source.to(found.dtype)):
+            return "copies", False, f"tensor {tensor.name!r}: rows from {first} are not Instruct's"
     return "copies", True, f"{len(copied)} tensors identical to Instruct's"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +171,33 @@ def test_many_misfits_are_counted_not_listed(plan_of: Callable[..., RefinementPl
 
 def test_another_vocabulary_is_said_to_be_one(plan_of: Callable[..., RefinementPlan]) -> None:
     base = ordinary()
-    base[EMBED] = torch.zeros(18, 8, dtype=torch.bfloat16)
-    with pytest.raises(PairMismatchError, match="another vocabulary"):
+    base[EMBED] = torch.zeros(20, 6, dtype=torch.bfloat16)
+    with pytest.raises(PairMismatchError, match="two vocabularies need the same width"):
         plan_of(base=base, families=["ffn", "embedding"])
+
+
+@pytest.mark.parametrize(("rows", "common"), [(18, 18), (24, 20)])
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_of_two_vocabularies_every_byte_is_written_once(
+    plan_of: Callable[..., RefinementPlan], rows: int, common: int, dtype: str | None
+) -> None:
+    base = ordinary()
+    base[EMBED] = torch.zeros(rows, 8, dtype=torch.bfloat16)
+    plan = plan_of(base=base, families=["ffn", "embedding"], dtype=dtype)
+    task = next(task for task in plan.refine_tasks if task.name == EMBED)
+    assert (task.rows, task.columns) == (common, 8)
+    assert [tensor.name for tensor in plan.other_vocabulary] == [EMBED]
+    written = []
+    for each in plan.tasks:
+        if isinstance(each, CopyTask):
+            written.append((each.target_start, each.size_bytes))
+        else:
+            assert isinstance(each, RefineTask | CastTask)
+            written.append((each.target.start_byte, each.target.size_bytes))
+    written.sort()
+    (shard,) = plan.layout.shards
+    assert written[-1][0] + written[-1][1] == shard.size_bytes
+    assert all(start + size == after for (start, size), (after, _) in pairwise(written))
 
 
 def test_a_misfit_outside_the_selection_does_not_matter(
