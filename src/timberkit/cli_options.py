@@ -58,8 +58,8 @@ Variants = Annotated[
 Families = Annotated[
     str | None,
     typer.Option(
-        help="Comma-separated: attention, ffn, expert, ssm, router, embedding, head, all-linear, or"
-        " authors (all that the paper's code treats) [attention,ffn,expert,ssm]."
+        help="Comma-separated: attention, ffn, expert, ssm, router, embedding, head, vision,"
+        " all-linear, or authors (all that the paper's code treats) [attention,ffn,expert,ssm]."
     ),
 ]
 Layers = Annotated[str | None, typer.Option(help="Only these layers, such as 4-20,25.")]

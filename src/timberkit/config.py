@@ -128,6 +128,7 @@ Family: TypeAlias = Literal[
     "head",
     "state",
     "convolution",
+    "vision",
     "all-linear",
     "authors",
 ]

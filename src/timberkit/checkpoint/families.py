@@ -5,8 +5,9 @@ plan lists it. Covered are the naming habits of Llama, Mistral, Mixtral, Qwen 2 
 linear attention), Gemma, Phi, OLMo, GLM, DeepSeek, gpt-oss, Granite, Falcon, GPT-NeoX, GPT-2, OPT,
 MPT, BLOOM, RWKV, InternLM, Mamba, Jamba, Nemotron-H and LFM; ``tests/reference`` holds them against
 the modules that transformers builds. Towers of another modality (vision, audio) are ``vision``,
-whatever is in them. Projections of state-space mixers and of gated short convolutions are ``ssm``,
-their own parameters ``state`` and ``convolution``.
+whatever is in them; which of their weights are linear ``is_tower_linear`` says. Projections of
+state-space mixers and of gated short convolutions are ``ssm``, their own parameters ``state`` and
+``convolution``.
 
     role = classify("model.layers.3.self_attn.q_proj.weight", (4096, 4096))
     chosen, reason = is_selected(role, recipe.selection, name, shape)
@@ -58,6 +59,10 @@ _OTHER_MODALITIES = frozenset(
      "img_projection", "image_newline", "multi_modal_projector", "mm_projector", "connector",
      "audio_tower", "audio_encoder", "audio_projection", "embed_audio", "video_tower",
      "image_tower", "vision_projection", "qformer", "aligner", "embed_tokens_extend"}
+)  # fmt: skip
+_TOWER_LINEAR = frozenset(
+    {"linear_fc1", "linear_fc2", "linear_1", "linear_2", "merging_layer",
+     "mm_input_projection_weight"}
 )  # fmt: skip
 _STATE_SPACES = frozenset({"mamba", "ssm", "mixer"})
 _STATES = frozenset({"A_log", "D", "dt_bias"})
@@ -242,7 +247,7 @@ def is_selected(
     (False, 'layer 3 not selected')
     """
     reason = (
-        _family_reason(role, selection, shape)
+        _family_reason(role, selection, name, shape)
         or _layer_reason(role, selection)
         or _pattern_reason(selection, name)
     )
@@ -259,6 +264,29 @@ def is_within(role: Role, selection: Selection, name: str) -> bool:
     return not (_layer_reason(role, selection) or _pattern_reason(selection, name))
 
 
+def is_tower_linear(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor of a tower, or of what joins it to the language model, is a linear weight.
+
+    By the rules for attention and feed-forward modules, and the names that projectors have. Never
+    raises; positions, patches and pooling are none.
+
+    >>> is_tower_linear("visual.blocks.0.attn.proj.weight", (8, 8))
+    True
+    >>> is_tower_linear("visual.pos_embed.weight", (64, 8))
+    False
+    """
+    parts = PARAMETER.sub("", name).split(".")
+    module, owners = parts[-1], parts[:-1]
+    owner = owners[-1] if owners else ""
+    if len(shape) != 2 or _NORM.search(module) or _BIAS.search(module):
+        return False
+    if module in _TOWER_LINEAR or owners[-1:] == ["modality_projection"]:
+        return True
+    if module.isdigit():
+        return owners[-2:] == ["merger", "mlp"]  # a Sequential, of which only linear ones are 2-D
+    return _layer_kind(module, owner) in ("attention", "ffn")
+
+
 def in_families(role: Role, shape: tuple[int, ...], families: Collection[str]) -> bool:
     """Whether a tensor belongs to one of the families: any kind, ``all-linear`` or ``authors``.
 
@@ -272,7 +300,7 @@ def in_families(role: Role, shape: tuple[int, ...], families: Collection[str]) -
     )
 
 
-def _family_reason(role: Role, selection: Selection, shape: tuple[int, ...]) -> str:
+def _family_reason(role: Role, selection: Selection, name: str, shape: tuple[int, ...]) -> str:
     if 0 in shape:
         return "no elements"
     if "authors" in selection.families:
@@ -283,6 +311,8 @@ def _family_reason(role: Role, selection: Selection, shape: tuple[int, ...]) -> 
         return _REASONS[role.kind]
     if len(shape) < 2:
         return "one-dimensional"
+    if role.kind == "vision" and not is_tower_linear(name, shape):
+        return "part of a tower, but no linear weight known by name"
     if len(shape) > {"expert": 3, "convolution": len(shape)}.get(role.kind, 2):
         return f"{len(shape)} dimensions"
     families = set(selection.families)

@@ -98,6 +98,8 @@ def split_tensor(
     stored = matrix_shapes(shape, selection)
     module = module_name(name)
     fusable = module in _LAYOUTS and (len(shape) == 2 or kind == "expert")
+    if fusable and kind == "vision":  # config.json tells of the language model's weights
+        return Split(tuple(_whole(stored)), "how a tower stores it is not known")
     if not fusable or selection.fused == "whole" or "authors" in selection.families:
         return Split(tuple(_whole(stored)))
     fusion, problem = _fusion(module, stored, _text_config(config))
