@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench sapling clean help
+.PHONY: demo test check docs bench sapling clean help
 
 help:           ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
@@ -20,6 +20,10 @@ test: $(STAMP)  ## run the tests
 
 check: $(STAMP) ## lint, format, types, layer contract
 	scripts/check
+
+docs: $(STAMP)  ## build the site of the docs into build/site
+	$(BIN)/python scripts/update_commands.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: $(STAMP) ## measure refining and evaluating (half an hour), write docs/performance.md
 	$(BIN)/python benchmarks/refine.py --model qwen3-0.6b --scaling --write-docs $(BENCH_ARGS)
