@@ -52,6 +52,13 @@ from timberkit.cli_push import push
 from timberkit.cli_report import report
 from timberkit.cli_reproduce import reproduce
 from timberkit.cli_search import search
+from timberkit.cli_several import (
+    BaseOption,
+    Instructs,
+    chosen_models,
+    plan_several,
+    refine_several,
+)
 from timberkit.config import PARAMETERS, Origin, RefineRecipe, build_recipe, read_recipe
 from timberkit.engine.fork_server import start_early
 from timberkit.errors import (
@@ -133,6 +140,8 @@ def refine(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan, write nothing.")
     ] = False,
+    base_option: BaseOption = None,
+    instructs: Instructs = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -145,7 +154,9 @@ def refine(
     timberkit refine BASE INSTRUCT -o OUT --variant timber --variant noise:seed=1,of=timber
     timberkit refine --config recipe.yaml -o OUT
     timberkit refine --pair qwen3-0.6b -o OUT
+    timberkit refine --base BASE --instruct INSTRUCT --instruct OTHER -o OUT
     """
+    base, instruct, several = chosen_models(base, base_option, instruct, instructs)
     chosen = chosen_pair(pair, base, instruct)
     recipe = _recipe(
         base, instruct, config, chosen, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
@@ -153,6 +164,15 @@ def refine(
         include=include or None, exclude=exclude or None, fused=fused, dtype=dtype,
         device=device,
     )  # fmt: skip
+    if dry_run and several:
+        plan_several(recipe, several, workers, as_json=as_json, quiet=quiet, fields=_plan_fields)
+        return
+    if several:
+        refine_several(
+            recipe, several, output, as_json=as_json, quiet=quiet, fields=_result_fields,
+            workers=workers, overwrite=overwrite,
+        )  # fmt: skip
+        return
     if dry_run:
         _show_plan(recipe, workers, as_json=as_json, quiet=quiet)
         return
@@ -201,6 +221,8 @@ def plan(
             help="Hold the names against the model that transformers builds (extra eval).",
         ),
     ] = False,
+    base_option: BaseOption = None,
+    instructs: Instructs = None,
     as_json: Json = False,
 ) -> None:
     """Show what refine would treat and copy, with memory, disk and time; write nothing.
@@ -212,6 +234,7 @@ def plan(
     timberkit plan BASE INSTRUCT --variant timber-l --variant merge:mu=0.8 --json
     timberkit plan --pair qwen3-30b-a3b
     """
+    base, instruct, several = chosen_models(base, base_option, instruct, instructs)
     chosen = chosen_pair(pair, base, instruct)
     recipe = _recipe(
         base, instruct, config, chosen, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
@@ -219,6 +242,11 @@ def plan(
         include=include or None, exclude=exclude or None, fused=fused, dtype=dtype,
         device=device,
     )  # fmt: skip
+    if several and check:
+        raise UsageError("--check with several --instruct: expected one; check each by itself")
+    if several:
+        plan_several(recipe, several, workers, as_json=as_json, quiet=False, fields=_plan_fields)
+        return
     _show_plan(recipe, workers, as_json=as_json, quiet=False, pair=chosen, check=check)
 
 

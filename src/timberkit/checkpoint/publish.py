@@ -177,6 +177,18 @@ def _renameat2(source: Path, target: Path, flags: int) -> bool:
 
 
 def _manifests(output: Path) -> Iterator[Path]:
+    """The manifests of an output: its own, or of the folders in it, or where all lie deeper.
+
+    A folder that holds anything besides whole outputs is none for having outputs two levels down.
+    """
+    found = [*_manifests_in(output)]
+    if not found:
+        below = [[*_manifests_in(path)] if path.is_dir() else [] for path in output.iterdir()]
+        found = sorted(path for paths in below for path in paths) if all(below) else []
+    yield from found
+
+
+def _manifests_in(output: Path) -> Iterator[Path]:
     for folder in (output, *sorted(path for path in output.iterdir() if path.is_dir())):
         if (folder / MANIFEST_NAME).is_file():
             yield folder / MANIFEST_NAME

@@ -32,7 +32,7 @@ from timberkit.engine.fork_server import context as fork_server_context
 from timberkit.engine.fork_server import usable_cores
 from timberkit.engine.job import HELD_BYTES
 from timberkit.engine.plan import RefinementPlan
-from timberkit.engine.tasks import RefineTask, Task
+from timberkit.engine.tasks import RefineTask, SharedTask, Task
 from timberkit.spectral.decompose import BLOCK_ELEMENTS
 from timberkit.spectral.delta import HELD_ELEMENTS, ROW_BLOCK_ELEMENTS
 from timberkit.spectral.filters import in_base_subspace, needs_decomposition
@@ -150,6 +150,8 @@ def relative_cost(task: Task) -> float:
     """Expected time of a task in arbitrary units, for progress bars."""
     if isinstance(task, RefineTask):
         return matrix_cost(task.rows, task.columns) / 60e9
+    if isinstance(task, SharedTask):
+        return sum(relative_cost(part.task) for part in task.parts)
     return task.work_bytes / COPY_BYTES_PER_SECOND
 
 

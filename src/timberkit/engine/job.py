@@ -26,6 +26,7 @@ from timberkit.engine.tasks import (
     MeasureTask,
     Place,
     RefineTask,
+    SharedTask,
     Task,
 )
 from timberkit.errors import CheckpointError, InputError, SpectrumError
@@ -46,6 +47,7 @@ class JobContext:
     """What all tasks of a run share: the methods, the folder that each writes to, the device.
 
     ``layers`` is the number of layers of the model, for methods that depend on the place.
+    ``pairs`` are the contexts of the pairs that a ``SharedTask`` counts.
     """
 
     variants: tuple[AnyVariant, ...] = ()
@@ -54,11 +56,15 @@ class JobContext:
     device: str = "cpu"
     preload: tuple[str, ...] = ()
     """Modules that every worker needs besides those of a refinement on the CPU."""
+    pairs: tuple[JobContext, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a finished task says: files it wrote to, and what it found, if anything."""
+    """What a finished task says: files it wrote to, and what it found, if anything.
+
+    That of a ``SharedTask`` has one for each of its parts, in order, with the number of the pair.
+    """
 
     key: str
     written: tuple[str, ...] = ()
@@ -66,6 +72,8 @@ class Outcome:
     sha256: str | None = None
     measurement: WeightMeasurement | None = None
     distance: Distance | None = None
+    parts: tuple[Outcome, ...] = ()
+    pair: int = 0
 
 
 def perform(context: JobContext, task: Task) -> Outcome:
@@ -75,7 +83,9 @@ def perform(context: JobContext, task: Task) -> Outcome:
     """
     match task:
         case RefineTask():
-            return _refine(context, task)
+            return _refine(context, task, _rows_of(task.base, (task.rows, task.columns)))
+        case SharedTask():
+            return _share(context, task)
         case CopyTask():
             return _copy(context, task)
         case CastTask():
@@ -101,14 +111,30 @@ def load(place: Place, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.frombuffer(content, dtype=torch_dtype(place.dtype)).reshape(shape)
 
 
-def _refine(context: JobContext, task: RefineTask) -> Outcome:
+def _share(context: JobContext, shared: SharedTask) -> Outcome:
+    """Every part in turn: beside the one matrix of Base, memory holds what one part takes."""
+    base: Rows | None = None
+    outcomes = []
+    for part in shared.parts:
+        own, task = context.pairs[part.pair], part.task
+        if isinstance(task, RefineTask):
+            base = _rows_of(task.base, (task.rows, task.columns)) if base is None else base
+            outcome = _refine(own, task, base)
+        else:
+            outcome = perform(own, task)
+        outcomes.append(replace(outcome, pair=part.pair))
+    written = tuple(path for outcome in outcomes for path in outcome.written)
+    return Outcome(shared.key, written, parts=tuple(outcomes))
+
+
+def _refine(context: JobContext, task: RefineTask, base: Rows) -> Outcome:
     started = time.perf_counter()
     shape = (task.rows, task.columns)
     targets = [Path(folder, task.target.path) for folder in context.folders]
     position = task.position(context.layers)
     try:
         found = refine_rows(
-            _rows_of(task.base, shape),
+            base,
             _rows_of(task.instruct, shape),
             [at(variant, position) for variant in context.variants],
             [

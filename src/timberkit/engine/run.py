@@ -9,17 +9,16 @@ continues after them (``staging``).
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from timberkit import records
 from timberkit.checkpoint.stage import Stage, refuse_overlap
 from timberkit.checkpoint.stage_folder import StageFolder
-from timberkit.checkpoint.writer import create_shard, free_bytes
+from timberkit.checkpoint.writer import free_bytes
 from timberkit.config import (
     DEFAULT_FAMILIES,
     AnyVariant,
@@ -29,17 +28,24 @@ from timberkit.config import (
     build_recipe,
     build_selection,
     parse_variants,
-    variant_name,
 )
-from timberkit.engine.estimate import default_workers
-from timberkit.engine.execute import Executor, executor_for
-from timberkit.engine.finish import TOOL_VERSION, finish_outputs, read_records
-from timberkit.engine.job import JobContext, Outcome
+from timberkit.engine.execute import executor_for
+from timberkit.engine.finish import read_records
+from timberkit.engine.pair_runs import (
+    PairRun,
+    StagedRun,
+    run_context,
+    run_digest,
+    workers_for,
+)
 from timberkit.engine.plan import RefinementPlan, plan_refinement
-from timberkit.engine.progress import Meter, ProgressCallback
-from timberkit.engine.sources import OpenPair, open_pair
-from timberkit.engine.staging import run_in_stage, work_through
+from timberkit.engine.progress import ProgressCallback
+from timberkit.engine.sources import open_pair
+from timberkit.engine.staging import run_in_stage
 from timberkit.errors import ResourceError, UsageError
+
+if TYPE_CHECKING:
+    from timberkit.engine.several import SeveralResult
 
 SPARE_BYTES = 64 << 20
 """Room left for configs, tokenizers, manifests and the journal when the disk is measured."""
@@ -111,20 +117,36 @@ def plan(
     return plan_refinement(pair.base, pair.instruct, pair.recipe)
 
 
+@overload
+def refine(
+    base: str | Path | Source, instruct: str | Path | Source, output: str | Path, **options: Any
+) -> RefineResult: ...
+
+
+@overload
 def refine(
     base: str | Path | Source,
-    instruct: str | Path | Source,
+    instruct: Sequence[str | Path | Source],
+    output: str | Path,
+    **options: Any,
+) -> SeveralResult: ...
+
+
+def refine(
+    base: str | Path | Source,
+    instruct: str | Path | Source | Sequence[str | Path | Source],
     output: str | Path,
     *,
     workers: int | None = 1,
     overwrite: bool = False,
     on_progress: ProgressCallback | None = None,
     **options: Any,
-) -> RefineResult:
+) -> RefineResult | SeveralResult:
     """Write refined checkpoints from a Base and an Instruct one.
 
     Args:
-        base, instruct: a folder, or a hub id with an optional ``@revision``.
+        base, instruct: a folder, or a hub id with an optional ``@revision``. A list of Instruct
+            models of one Base, each with an optional ``NAME=``, gives a folder in ``output`` each.
         output: the folder to write; with several variants, one folder in it for each.
         workers: processes that share the work; as many as pay off when None. The bytes written do
             not depend on it. More than one needs the usual ``if __name__ == "__main__"`` guard in
@@ -135,7 +157,7 @@ def refine(
             include, exclude, fused, dtype, device.
 
     Returns:
-        A ``RefineResult``.
+        A ``RefineResult``; a ``several.SeveralResult`` for a list of Instruct models.
 
     Raises:
         UsageError: options, or something in the way of the output.
@@ -146,13 +168,18 @@ def refine(
     Cost: see ``refine_matrix`` for each linear weight; memory of one weight for each worker; disk
     of one Instruct checkpoint for each variant.
     """
-    return refine_recipe(
-        recipe_of(base, instruct, **options),
-        Path(output),
-        workers=workers,
-        overwrite=overwrite,
-        on_progress=on_progress,
-    )
+    shared: dict[str, Any] = {
+        "workers": workers,
+        "overwrite": overwrite,
+        "on_progress": on_progress,
+    }
+    if isinstance(instruct, str | Path | Source):
+        return refine_recipe(recipe_of(base, instruct, **options), Path(output), **shared)
+    from timberkit.engine.several import named_sources, refine_recipes
+
+    sources = named_sources(instruct)
+    recipes = {name: recipe_of(base, source, **options) for name, source in sources.items()}
+    return refine_recipes(recipes, Path(output), **shared)
 
 
 def refine_recipe(
@@ -167,26 +194,28 @@ def refine_recipe(
     started = time.perf_counter()
     check_device(recipe.device)
     pair = open_pair(recipe)
-    planned = plan_refinement(pair.base, pair.instruct, pair.recipe)
-    refuse_overlap(output, pair.folders)
-    _check_disk(output, planned)
-    digest = hashlib.sha256(f"{pair.recipe.digest()} {TOOL_VERSION}".encode()).hexdigest()
-    description = {"recipe": pair.recipe.model_dump(mode="json")}
-    resumed = run_in_stage(
+    run = PairRun("", pair, plan_refinement(pair.base, pair.instruct, pair.recipe))
+    resumed = run_pairs(
+        [run],
         output,
-        digest=digest,
-        description=description,
+        description={"recipe": pair.recipe.model_dump(mode="json")},
+        workers=workers,
         overwrite=overwrite,
-        work=lambda stage: _run_in_stage(stage, pair, planned, workers, on_progress, started),
+        on_progress=on_progress,
     )
-    folders = variant_folders(pair.recipe, output)
+    return result_of(run, output, resumed=resumed, seconds=time.perf_counter() - started)
+
+
+def result_of(run: PairRun, output: Path, *, resumed: bool, seconds: float) -> RefineResult:
+    """What the manifests of a pair's folders say; CheckpointError where they cannot be read."""
+    folders = run.folders(output)
     return RefineResult(
-        output=output,
+        output=output / run.name,
         folders=folders,
-        plan=planned,
+        plan=run.plan,
         tensors=read_records(tuple(folders.values())),
         resumed=resumed,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
     )
 
 
@@ -203,7 +232,37 @@ def check_device(device: str) -> None:
         )
 
 
-def _check_disk(output: Path, planned: RefinementPlan) -> None:
+def run_pairs(
+    runs: Sequence[PairRun],
+    output: Path,
+    *,
+    description: Mapping[str, Any],
+    workers: int | None = 1,
+    overwrite: bool = False,
+    on_progress: ProgressCallback | None = None,
+) -> bool:
+    """Write the folders of planned pairs; whether an earlier run was continued.
+
+    Raises as ``refine``, before anything is written where sources or the disk are at fault.
+    """
+    started = time.perf_counter()
+    refuse_overlap(output, [folder for run in runs for folder in run.pair.folders])
+    _check_disk(output, runs)
+
+    def work(stage: Stage) -> None:
+        count = workers if workers is not None else workers_for(runs)
+        with executor_for(run_context(runs, stage.tree), count) as executor:
+            run = StagedRun(stage, runs, executor)
+            run.work(on_progress)
+            run.finish(time.perf_counter() - started, count)
+        stage.publish()
+
+    return run_in_stage(
+        output, digest=run_digest(runs), description=description, overwrite=overwrite, work=work
+    )
+
+
+def _check_disk(output: Path, runs: Sequence[PairRun]) -> None:
     """Compare what is needed with what is free; an earlier stage's blocks count as room."""
     stage = StageFolder.of(output.absolute())
     if stage.marker.exists():
@@ -211,111 +270,13 @@ def _check_disk(output: Path, planned: RefinementPlan) -> None:
     held = sum(
         file.stat().st_blocks * 512 for file in stage.path.rglob("*.safetensors") if file.is_file()
     )
-    needed, free = planned.output_bytes + SPARE_BYTES, free_bytes(output.absolute().parent)
+    needed = sum(run.plan.output_bytes for run in runs) + SPARE_BYTES
+    free = free_bytes(output.absolute().parent)
     if free + held < needed:
-        variants = len(planned.recipe.variants)
+        variants = len(runs[0].plan.recipe.variants)
+        models = f" of each of {len(runs)} Instruct models" if len(runs) > 1 else ""
         raise ResourceError(
             f"{output.parent}: {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for"
-            f" {variants} variant{'s' if variants > 1 else ''}; free some space, write elsewhere or"
-            " ask for fewer variants"
+            f" {variants} variant{'s' if variants > 1 else ''}{models}; free some space, write"
+            " elsewhere or ask for fewer variants"
         )
-
-
-def _run_in_stage(
-    stage: Stage,
-    pair: OpenPair,
-    planned: RefinementPlan,
-    workers: int | None,
-    on_progress: ProgressCallback | None,
-    started: float,
-) -> None:
-    recipe = pair.recipe
-    context = JobContext(
-        variants=recipe.variants,
-        folders=tuple(map(str, variant_folders(recipe, stage.tree).values())),
-        layers=planned.layers,
-        device=recipe.device,
-    )
-    count = workers if workers is not None else default_workers(planned)
-    with executor_for(context, count) as executor:
-        run = _Run(stage, pair, planned, executor)
-        run.work(on_progress)
-        run.finish(time.perf_counter() - started, count)
-    stage.publish()
-
-
-class _Run:
-    """One run in its stage."""
-
-    def __init__(
-        self, stage: Stage, pair: OpenPair, planned: RefinementPlan, executor: Executor
-    ) -> None:
-        self._stage = stage
-        self._pair = pair
-        self._plan = planned
-        self._executor = executor
-        self._folders = variant_folders(pair.recipe, stage.tree)
-        self._records: dict[str, records.TensorRecord] = {}
-        self._done: set[str] = set()
-
-    def work(self, on_progress: ProgressCallback | None) -> None:
-        """Do every task that the journal does not name, and note each."""
-        self._read_journal()
-        self._prepare()
-        tasks = [task for task in self._plan.tasks if task.key not in self._done]
-        meter = Meter("refine", self._plan.tasks, self._done, on_progress)
-        work_through(self._executor, tasks, meter, self._commit)
-
-    def finish(self, seconds: float, workers: int) -> None:
-        """Write what stands beside the weights, once all of them are there."""
-        finish_outputs(
-            self._folders,
-            self._pair,
-            self._plan,
-            self._records,
-            executor=self._executor,
-            workers=workers,
-            seconds=seconds,
-        )
-        self._pair.check_unchanged(self._fingerprint)
-
-    def _read_journal(self) -> None:
-        self._fingerprint = self._pair.fingerprint()
-        self._prepared = False
-        for entry in self._stage.completed():
-            if "prepared" in entry:
-                self._pair.check_unchanged(entry["prepared"])
-                self._fingerprint = entry["prepared"]
-                self._prepared = True
-            else:
-                self._done.add(entry["key"])
-                if entry.get("record") is not None:
-                    self._records[entry["key"]] = records.from_json(entry["record"])
-
-    def _prepare(self) -> None:
-        """Create every shard at its full size; the disk is full now or not at all."""
-        for folder in self._folders.values():
-            for shard in self._plan.layout.shards:
-                create_shard(folder / shard.name, shard)
-        if not self._prepared:
-            self._stage.record([{"prepared": self._fingerprint}])
-
-    def _commit(self, pending: Sequence[Outcome]) -> None:
-        written = sorted({path for outcome in pending for path in outcome.written})
-        entries = [
-            {
-                "key": outcome.key,
-                "record": None if outcome.record is None else records.to_json(outcome.record),
-            }
-            for outcome in pending
-        ]
-        self._stage.commit([Path(path) for path in written], entries)
-        for outcome in pending:
-            if outcome.record is not None:
-                self._records[outcome.key] = outcome.record
-
-
-def variant_folders(recipe: RefineRecipe, root: Path) -> dict[str, Path]:
-    """Folder of each variant: the root itself for a single one, else one below it for each."""
-    names = [variant_name(variant) for variant in recipe.variants]
-    return {name: root if len(names) == 1 else root / name for name in names}

@@ -118,6 +118,35 @@ class CastTask:
 
 
 @dataclass(frozen=True, slots=True)
+class PairTask:
+    """One piece of work of one pair: ``pair`` counts the pairs of a run from 0."""
+
+    pair: int
+    task: RefineTask | CopyTask | CastTask
+
+
+@dataclass(frozen=True, slots=True)
+class SharedTask:
+    """What one worker does for several pairs in a row: see ``pair_tasks``.
+
+    More than one part only where all of them refine against the same matrix of Base, which is read
+    once for all.
+    """
+
+    parts: tuple[PairTask, ...]
+
+    @property
+    def key(self) -> str:
+        """Unique in a run, the same every time."""
+        return f"{self.parts[0].pair} {self.parts[0].task.key}"
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes of all Instructs that the task stands for."""
+        return sum(part.task.work_bytes for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
 class HashTask:
     """SHA-256 of one finished file."""
 
@@ -190,4 +219,6 @@ class CompareTask:
         return self.first.size_bytes + self.second.size_bytes
 
 
-Task: TypeAlias = RefineTask | CopyTask | CastTask | HashTask | MeasureTask | CompareTask
+Task: TypeAlias = (
+    RefineTask | CopyTask | CastTask | SharedTask | HashTask | MeasureTask | CompareTask
+)
