@@ -88,6 +88,27 @@ def test_every_folder_is_what_a_run_of_its_own_writes(
     assert timberkit.verify(tmp_path / "out" / "other" / "timber-l", sample=2).passed
 
 
+def moved_bytes() -> int:
+    """Bytes that read calls of this process have moved."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_base_is_read_once_for_all(
+    family: dict[str, Path], checkpoints: Any, tmp_path: Path
+) -> None:
+    read = []
+    models = [family["instruct"], family["other"]]
+    timberkit.refine(family["base"], models, tmp_path / "warm")
+    for given in (models, *models):
+        before = moved_bytes()
+        timberkit.refine(family["base"], given, tmp_path / f"out{len(read)}")
+        read.append(moved_bytes() - before)
+    refined = sum(
+        weight.nbytes for weight in checkpoints.read(family["base"]).values() if weight.dim() == 2
+    )
+    assert read[1] + read[2] - read[0] == pytest.approx(refined, rel=0.1)
+
+
 def test_a_killed_run_continues_to_the_same_bytes_and_is_replaced_when_asked(
     commands: Any, checkpoints: Any, family: dict[str, Path], apart: Path, tmp_path: Path
 ) -> None:
