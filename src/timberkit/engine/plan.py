@@ -29,6 +29,7 @@ from timberkit.checkpoint.output_layout import (
 )
 from timberkit.checkpoint.refused import refuse_quantised
 from timberkit.config import RefineRecipe, Selection
+from timberkit.engine.pairing import refuse_other_layout
 from timberkit.engine.tasks import CastTask, CopyTask, Place, RefineTask
 from timberkit.errors import CheckpointError, PairMismatchError, UsageError
 from timberkit.placing import check_places
@@ -160,16 +161,18 @@ def select_tensors(
 
     ``config`` is config.json, which says how fused weights are stored.
 
-    Raises PairMismatchError when a selected tensor has another shape in Base, or when Base has
-    none of them; CheckpointError for a selected tensor whose dtype is not a plain float;
-    UsageError when the selection fits no tensor at all.
+    Raises PairMismatchError when a selected tensor has another shape in Base, when Base seems to
+    hold it in another layout (``refuse_other_layout``), or when Base has none of them;
+    CheckpointError for a selected tensor whose dtype is not a plain float; UsageError when the
+    selection fits no tensor at all.
     """
-    planned, misfits = [], []
+    planned, misfits, unpaired = [], [], []
     for name, entry in instruct.items():
         role = classify(name, entry.shape)
         selected, reason = is_selected(role, selection, name, entry.shape)
         if selected and name not in base:
             selected, reason = False, "not in Base"
+            unpaired.append(name)
         elif selected and base[name].shape != entry.shape:
             misfits.append(name)
         elif selected:
@@ -180,6 +183,7 @@ def select_tensors(
         raise _shape_mismatch(misfits, base, instruct)
     if not any(tensor.action == "refine" for tensor in planned):
         raise _nothing_selected(planned, selection)
+    refuse_other_layout(unpaired, base, instruct)
     return tuple(planned)
 
 
