@@ -39,6 +39,19 @@ def test_experts_in_different_layouts_are_refused_by_name(tmp_path: Path, stacke
     assert not (tmp_path / "out").exists()
 
 
+def test_projections_that_one_side_stores_as_one_weight_are_refused(tmp_path: Path) -> None:
+    save_pair("phi3", (tmp_path / "base", tmp_path / "instruct"))
+    file = tmp_path / "base" / "model.safetensors"
+    kept = load_file(file)
+    stem = "model.layers.1.self_attn"
+    fused = kept.pop(f"{stem}.qkv_proj.weight")
+    for part, rows in zip("qkv", fused.split([32, 16, 16]), strict=True):
+        kept[f"{stem}.{part}_proj.weight"] = rows.clone()
+    save_file(kept, file, {"format": "pt"})
+    with pytest.raises(PairMismatchError, match=rf"{stem}.qkv_proj.*{stem}.[qkv]_proj"):
+        refine(tmp_path / "base", tmp_path / "instruct", tmp_path / "out")
+
+
 def test_experts_that_only_instruct_has_are_copied(tmp_path: Path) -> None:
     save_pair("qwen3-moe", (tmp_path / "base", tmp_path / "instruct"))
     file = tmp_path / "base" / "model.safetensors"
