@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -29,8 +29,9 @@ from timberkit.checkpoint.output_layout import (
 )
 from timberkit.checkpoint.refused import refuse_quantised
 from timberkit.config import RefineRecipe, Selection
+from timberkit.engine.pairing import nothing_selected, refuse_other_layout, shape_mismatch
 from timberkit.engine.tasks import CastTask, CopyTask, Place, RefineTask
-from timberkit.errors import CheckpointError, PairMismatchError, UsageError
+from timberkit.errors import CheckpointError, PairMismatchError
 from timberkit.placing import check_places
 
 SAFETENSORS_DTYPE = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
@@ -178,16 +179,18 @@ def select_tensors(
     Of an embedding or head with another vocabulary in Base the common rows are refined: padding and
     tokens that Instruct added stand at the end.
 
-    Raises PairMismatchError when another selected tensor has another shape in Base, or when Base
-    has none of them; CheckpointError for a selected tensor whose dtype is not a plain float;
-    UsageError when the selection fits no tensor at all.
+    Raises PairMismatchError when another selected tensor has another shape in Base, when Base seems
+    to hold it in another layout (``refuse_other_layout``), or when Base has none of them;
+    CheckpointError for a selected tensor whose dtype is not a plain float; UsageError when the
+    selection fits no tensor at all.
     """
-    planned, misfits = [], []
+    planned, misfits, unpaired = [], [], []
     for name, entry in instruct.items():
         role = classify(name, entry.shape)
         selected, reason = is_selected(role, selection, name, entry.shape)
         if selected and name not in base:
             selected, reason = False, "not in Base"
+            unpaired.append(name)
         elif selected and not _pairable(role, base[name].shape, entry.shape):
             misfits.append(name)
         elif selected:
@@ -198,9 +201,10 @@ def select_tensors(
             rows = base[name].shape[0]
         planned.append(_planned(entry, role, selection, config, reason, rows, refine=selected))
     if misfits:
-        raise _shape_mismatch(misfits, base, instruct)
+        raise shape_mismatch(misfits, base, instruct)
     if not any(tensor.action == "refine" for tensor in planned):
-        raise _nothing_selected(planned, selection)
+        raise nothing_selected(Counter(tensor.reason for tensor in planned), selection)
+    refuse_other_layout(unpaired, base, instruct)
     return tuple(planned)
 
 
@@ -381,38 +385,3 @@ def compare_configs(base: Mapping[str, Any], instruct: Mapping[str, Any]) -> Non
                     " Instruct, expected the same; these are not a Base and the Instruct model"
                     " trained from it: check both names (size, generation)"
                 )
-
-
-def _shape_mismatch(
-    names: Sequence[str], base: Mapping[str, TensorEntry], instruct: Mapping[str, TensorEntry]
-) -> PairMismatchError:
-    shown = "; ".join(
-        f"{name!r}: {list(base[name].shape)} in Base, {list(instruct[name].shape)} in Instruct"
-        for name in names[:3]
-    )
-    more = f"; and {len(names) - 3} more" if len(names) > 3 else ""
-    kinds = {classify(name, instruct[name].shape).kind for name in names}
-    advice = (
-        "embeddings and heads of two vocabularies need the same width: leave embedding and head out"
-        " of --families"
-        if kinds <= {"embedding", "head"}
-        else "these are not a Base and the Instruct model trained from it; or leave the tensors"
-        " out with --exclude"
-    )
-    return PairMismatchError(f"tensor {shown}{more}: expected equal shapes; {advice}")
-
-
-def _nothing_selected(planned: Sequence[PlannedTensor], selection: Selection) -> Exception:
-    reasons = Counter(tensor.reason for tensor in planned)
-    absent = reasons.get("not in Base", 0)
-    shown = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common(6))
-    if absent:
-        return PairMismatchError(
-            f"none of the {absent} selected tensors of Instruct is in Base ({shown}); the tensors"
-            " are named otherwise there: these are not a Base and the Instruct model trained"
-            " from it"
-        )
-    return UsageError(
-        f"selection {selection.model_dump(mode='json', exclude_defaults=True) or 'default'}: no"
-        f" tensor is left to refine ({shown}); widen --families, --layers or --include"
-    )
