@@ -167,12 +167,6 @@ def refine(
     if dry_run and several:
         plan_several(recipe, several, workers, as_json=as_json, quiet=quiet, fields=_plan_fields)
         return
-    if several:
-        refine_several(
-            recipe, several, output, as_json=as_json, quiet=quiet, fields=_result_fields,
-            workers=workers, overwrite=overwrite,
-        )  # fmt: skip
-        return
     if dry_run:
         _show_plan(recipe, workers, as_json=as_json, quiet=quiet)
         return
@@ -180,6 +174,12 @@ def refine(
         raise UsageError("no output named; add: -o FOLDER")
     if recipe.device == "cpu":
         start_early(recipe.instruct.location, workers)
+    if several:
+        refine_several(
+            recipe, several, output, as_json=as_json, quiet=quiet, fields=_result_fields,
+            workers=workers, overwrite=overwrite,
+        )  # fmt: skip
+        return
     from timberkit import terminal
     from timberkit.engine.run import refine_recipe
 

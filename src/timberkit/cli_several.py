@@ -29,7 +29,7 @@ Instructs = Annotated[
 def chosen_models(
     base: str | None, base_option: str | None, instruct: str | None, instructs: list[str] | None
 ) -> tuple[str | None, str | None, list[str]]:
-    """Base, the first Instruct and all that ``--instruct`` names, where these are several.
+    """Base, the first Instruct, and the models that get a folder each: several, or a named one.
 
     Raises UsageError for a model given both ways.
     """
@@ -39,18 +39,20 @@ def chosen_models(
                 f"{word} ({first}) and --{word.lower()}: expected one of the two; name all models"
                 " with --base and --instruct"
             )
-    if instructs and len(instructs) > 1:
-        from timberkit.engine.several import named_sources
+    if not instructs:
+        return base or base_option, instruct, []
+    from timberkit.engine.several import is_named, named_sources
 
-        first_source = next(iter(named_sources(instructs).values()))
-        return base or base_option, str(first_source), instructs
-    return base or base_option, instructs[0] if instructs else instruct, []
+    if len(instructs) == 1 and not is_named(instructs[0]):
+        return base or base_option, instructs[0], []
+    leading = next(iter(named_sources(instructs).values()))
+    return base or base_option, str(leading), instructs
 
 
 def refine_several(
     recipe: RefineRecipe,
     instructs: list[str],
-    output: Path | None,
+    output: Path,
     *,
     as_json: bool,
     quiet: bool,
@@ -61,8 +63,6 @@ def refine_several(
     from timberkit import terminal
     from timberkit.engine.several import named_recipes, refine_recipes
 
-    if output is None:
-        raise UsageError("no output named; add: -o FOLDER")
     recipes = named_recipes(recipe, instructs)
     with terminal.progress_bar(shown=not quiet and not as_json) as on_progress:
         result = refine_recipes(recipes, output, on_progress=on_progress, **options)

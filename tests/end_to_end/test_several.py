@@ -13,7 +13,7 @@ import torch
 import timberkit
 from timberkit.errors import PairMismatchError, UsageError
 
-USAGE, BAD_INPUT = 2, 3
+USAGE = 2
 VARIANTS = ("--variant", "timber-l", "--variant", "merge:mu=0.5")
 
 
@@ -168,3 +168,22 @@ def test_a_plan_shows_each_pair_and_the_sum(commands: Any, family: dict[str, Pat
     shown = commands.run("plan", *flags(family)).stdout
     for words in ("instruct:", "other:", "Together:"):
         assert words in shown
+
+
+def test_one_model_by_option_is_as_by_position_and_with_a_name_in_a_folder(
+    commands: Any, checkpoints: Any, family: dict[str, Path], apart: Path, tmp_path: Path
+) -> None:
+    for prefix, place in (("", tmp_path / "plain"), ("a=", tmp_path / "named" / "a")):
+        model = f"{prefix}{family['other']}"
+        output = tmp_path / place.relative_to(tmp_path).parts[0]
+        done = commands.run(
+            *("refine", "--base", family["base"], "--instruct", model, "-o", output, *VARIANTS)
+        )
+        assert done.exit_code == 0, done.stderr
+        assert checkpoints.weights(place) == checkpoints.weights(apart / "other")
+
+
+def test_a_model_given_both_ways_is_refused(commands: Any, family: dict[str, Path]) -> None:
+    both = commands.run("plan", family["base"], family["other"], "--instruct", family["other"])
+    assert both.exit_code == USAGE
+    assert "expected one of the two" in both.error

@@ -8,6 +8,7 @@ Every folder is what a run with that Instruct alone writes, run facts aside. Bas
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -63,6 +64,15 @@ def named_sources(given: Sequence[str | Path | Source]) -> dict[str, Source]:
             )
         found[name] = source
     return found
+
+
+def is_named(text: str) -> bool:
+    """Whether text is ``NAME=MODEL``, and not a folder of that name.
+
+    >>> is_named("mine=org/model"), is_named("org/model")
+    (True, False)
+    """
+    return _NAMED.fullmatch(text) is not None and not os.path.isdir(os.path.expanduser(text))
 
 
 def named_recipes(
@@ -129,13 +139,14 @@ def refine_recipes(
 def _named(item: str | Path | Source) -> tuple[str, Source]:
     if isinstance(item, str):
         given = _NAMED.fullmatch(item)
-        if given is not None and not Path(item).expanduser().is_dir():
+        if given is not None and is_named(item):
             return given[1], Source.parse(given[2])
         source = Source.parse(item)
     else:
         source = Source(location=str(item)) if isinstance(item, Path) else item
-    place = Path(source.location).expanduser()
-    last = place.resolve().name if place.is_dir() else place.name
+    # Not Path: it raises for an unknown ~user and for a name that is too long.
+    place = os.path.expanduser(source.location)
+    last = os.path.basename(os.path.realpath(place) if os.path.isdir(place) else place)
     name = _UNSAFE.sub("-", last).lstrip(".-")[:100]
     if not name:
         raise UsageError(
