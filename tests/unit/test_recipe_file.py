@@ -91,6 +91,14 @@ def test_a_flag_is_named_where_it_overrides_the_file(tmp_path: Path) -> None:
         build_recipe(fields, where=origin.with_flags(["dtype"]))
 
 
+def test_the_messages_in_the_docs_are_those_of_the_file_beside_them(tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
+    content = page.read_text(encoding="utf-8").partition("Of this file")[2]
+    recipe, said = (content.split(f"```{kind}\n")[1].split("```")[0] for kind in ("yaml", "text"))
+    found = messages(tmp_path / "recipe.yaml", recipe)
+    assert found == said.replace("error: ", "").replace("recipe.yaml:", "").splitlines()
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_damaged_bytes_raise_nothing_but_recipe_errors(
