@@ -268,7 +268,7 @@ def is_tower_linear(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a tensor of a tower, or of what joins it to the language model, is a linear weight.
 
     By the rules for attention and feed-forward modules, and the names that projectors have. Never
-    raises; positions, patches and pooling are none.
+    raises; positions and patches are none.
 
     >>> is_tower_linear("visual.blocks.0.attn.proj.weight", (8, 8))
     True
