@@ -42,6 +42,7 @@ from timberkit.cli_options import (
     Variants,
     Workers,
     chosen_pair,
+    fields_of,
     merged,
     print_json,
     split_names,
@@ -59,7 +60,7 @@ from timberkit.cli_several import (
     plan_several,
     refine_several,
 )
-from timberkit.config import PARAMETERS, Origin, RefineRecipe, build_recipe, read_recipe
+from timberkit.config import PARAMETERS, RefineRecipe, build_recipe
 from timberkit.engine.fork_server import start_early
 from timberkit.errors import (
     EXIT_CHECK_FAILED,
@@ -93,7 +94,7 @@ def _recipe(
     """One recipe from a file and the flags given, which override the file's fields."""
     if pair is not None:
         base, instruct = pair.base, pair.instruct
-    fields, origin = ({}, Origin()) if config is None else read_recipe(config)
+    fields, origin = fields_of(config)
     given = {name: value for name, value in flags.items() if value is not None}
     given |= {k: v for k, v in (("base", base), ("instruct", instruct)) if v is not None}
     method = {name for name in PARAMETERS if name in given}

@@ -22,12 +22,13 @@ from timberkit.cli_options import (
     Quiet,
     Workers,
     chosen_pair,
+    fields_of,
     merged,
     print_json,
     split_names,
     stoppable,
 )
-from timberkit.config import AnalyzeRecipe, Origin, build_analyze_recipe, read_recipe
+from timberkit.config import AnalyzeRecipe, build_analyze_recipe
 from timberkit.engine.fork_server import start_early
 from timberkit.errors import UsageError
 
@@ -124,7 +125,7 @@ def analyze(
 
 
 def _recipe(config: Path | None, **flags: Any) -> AnalyzeRecipe:
-    fields, origin = ({}, Origin()) if config is None else read_recipe(config)
+    fields, origin = fields_of(config)
     given = {name: value for name, value in flags.items() if value is not None}
     origin = origin.with_flags(given)
     return build_analyze_recipe(merged(fields, given, command="analyze"), where=origin)

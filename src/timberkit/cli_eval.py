@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timberkit.cli_options import Config, Json, Quiet, print_json, stoppable
-from timberkit.config import Origin, read_recipe
+from timberkit.cli_options import Config, Json, Quiet, fields_of, print_json, stoppable
 from timberkit.errors import RecipeError, UsageError
 from timberkit.evaluation_recipe import EvaluationRecipe, TaskChoice, build_evaluation_recipe
 
@@ -182,7 +181,7 @@ def _recipe(
     config: Path | None, data: list[str] | None, shots: list[str] | None, **flags: Any
 ) -> EvaluationRecipe:
     """One recipe from a file and the flags given, which override the file's fields."""
-    fields, origin = ({}, Origin()) if config is None else read_recipe(config)
+    fields, origin = fields_of(config)
     given = {name: value for name, value in flags.items() if value is not None}
     fields |= given
     for name, example in (("models", "MODEL"), ("tasks", "--task aime24")):

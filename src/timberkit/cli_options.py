@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
-from timberkit.config import METHODS
+from timberkit.config import METHODS, Origin, read_recipe
 from timberkit.errors import InterruptedRunError, UsageError
 
 if TYPE_CHECKING:
@@ -117,6 +117,11 @@ def chosen_pair(name: str | None, base: str | None, instruct: str | None) -> Pai
     from timberkit.pairs import find_pair
 
     return find_pair(name)
+
+
+def fields_of(config: Path | None) -> tuple[dict[str, Any], Origin]:
+    """The fields of ``--config`` and where they stand, or none; raises as ``read_recipe``."""
+    return ({}, Origin()) if config is None else read_recipe(config)
 
 
 def merged(fields: dict[str, Any], given: dict[str, Any], *, command: str) -> dict[str, Any]:

@@ -39,12 +39,13 @@ from timberkit.cli_options import (
     Variants,
     Workers,
     chosen_pair,
+    fields_of,
     merged,
     print_json,
     split_names,
     stoppable,
 )
-from timberkit.config import Origin, parse_variants, read_recipe
+from timberkit.config import parse_variants
 from timberkit.errors import RecipeError, UsageError
 from timberkit.study_recipe import Catalogue, Controls, Keep, StudyRecipe, build_study_recipe
 
@@ -199,7 +200,7 @@ def _recipe(
     base: str | None, instruct: str | None, config: Path | None, **flags: Any
 ) -> StudyRecipe:
     """One recipe from a file, a ready-made pair and the flags given."""
-    fields, origin = ({}, Origin()) if config is None else read_recipe(config)
+    fields, origin = fields_of(config)
     given = {name: value for name, value in flags.items() if value is not None}
     found = chosen_pair(given.get("pair", fields.get("pair")), base, instruct)
     if found is not None:

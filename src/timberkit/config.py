@@ -63,7 +63,7 @@ from timberkit.methods import (
 )
 from timberkit.parts import Position, parse_layers
 from timberkit.placing import at
-from timberkit.recipe_file import Origin, read_recipe
+from timberkit.recipe_file import Origin, origin_of, read_recipe
 
 __all__ = [
     "DEFAULT_FAMILIES",
@@ -346,9 +346,8 @@ def _nested(fields: dict[str, Any], where: str | Origin) -> dict[str, Any]:
     parameters = {name: fields.pop(name) for name in PARAMETERS if name in fields}
     for flat, field in ((selection, "selection"), (parameters, "variants")):
         if flat and fields.get(field) is not None:
-            origin = Origin(where) if isinstance(where, str) else where
             raise RecipeError(
-                f"{origin.of(tuple(flat)[:1])}: {', '.join(flat)} given beside {field},"
+                f"{origin_of(where).of(tuple(flat)[:1])}: {', '.join(flat)} given beside {field},"
                 " expected one of the two"
             )
     if selection:

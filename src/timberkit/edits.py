@@ -32,7 +32,7 @@ from pydantic import (
 )
 
 from timberkit.errors import RecipeError
-from timberkit.recipe_file import Origin
+from timberkit.recipe_file import Origin, origin_of
 
 PAPER = "arXiv 2509.23595"
 LARGEST_GAIN = 10.0
@@ -60,7 +60,7 @@ def recipe_error(
     ``known`` are the names of fields, of which the nearest is suggested for an unknown one.
     """
     names = list(known)
-    origin = Origin(where) if isinstance(where, str) else where
+    origin = origin_of(where)
     lines = []
     for problem in error.errors(include_url=False):
         place = ".".join(str(step) for step in problem["loc"])

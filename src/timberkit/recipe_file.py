@@ -77,6 +77,11 @@ class Origin:
         return None
 
 
+def origin_of(where: str | Origin) -> Origin:
+    """The origin that a caller names by a text alone, or gives."""
+    return Origin(where) if isinstance(where, str) else where
+
+
 def read_recipe(path: Path) -> tuple[dict[str, Any], Origin]:
     """The recipe fields of a YAML file or of a ``timberkit.json`` manifest, and where they stand.
 
@@ -93,8 +98,10 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], Origin]:
             if path.stat().st_size > LARGEST_RECIPE_BYTES:
                 raise RecipeError(f"{path}: over 1 MiB; that is no recipe")
             text = path.read_text(encoding="utf-8")
-            _refuse_twice(path, text)
-            fields = yaml.load(text, Loader=PlainLoader)  # noqa: S506
+            loader = PlainLoader(text)
+            root = loader.get_single_node()
+            _refuse_twice(path, root)
+            fields = None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         raise _unreadable(path, error) from None
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: bad UTF-8, JSON, date
@@ -136,9 +143,8 @@ class PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _nodes(text: str) -> list[tuple[tuple[Step, ...], yaml.Node]]:
+def _nodes(root: yaml.Node | None) -> list[tuple[tuple[Step, ...], yaml.Node]]:
     """Every key of every mapping and every item of every list, with the way to it, in order."""
-    root = yaml.compose(text, Loader=PlainLoader)
     found: list[tuple[tuple[Step, ...], yaml.Node]] = []
     waiting: list[tuple[tuple[Step, ...], yaml.Node | None]] = [((), root)]
     while waiting:
@@ -157,17 +163,21 @@ def _nodes(text: str) -> list[tuple[tuple[Step, ...], yaml.Node]]:
 def _marks(text: str) -> dict[tuple[Step, ...], Mark]:
     """Line and column of each key and item; nothing where the text is JSON that is no YAML."""
     try:
-        nodes = _nodes(text)
+        nodes = _nodes(yaml.compose(text, Loader=PlainLoader))
     except (yaml.YAMLError, RecursionError):
         return {}
-    return {way: (node.start_mark.line + 1, node.start_mark.column + 1) for way, node in nodes}
+    return {way: _mark(node) for way, node in nodes}
 
 
-def _refuse_twice(path: Path, text: str) -> None:
+def _mark(node: yaml.Node) -> Mark:
+    return node.start_mark.line + 1, node.start_mark.column + 1
+
+
+def _refuse_twice(path: Path, root: yaml.Node | None) -> None:
     """Raise RecipeError for a key that a mapping has twice."""
     seen: dict[tuple[Step, ...], Mark] = {}
-    for way, node in _nodes(text):
-        mark = (node.start_mark.line + 1, node.start_mark.column + 1)
+    for way, node in _nodes(root):
+        mark = _mark(node)
         if way in seen:
             raise RecipeError(
                 f"{path}:{mark[0]}:{mark[1]}: {way[-1]} stands there twice, first in line"

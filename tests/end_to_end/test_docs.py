@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from scripts import load_script
 
 from timberkit.cli import app
 
@@ -75,14 +76,8 @@ def test_the_quick_start_works_as_it_stands(tmp_path: Path) -> None:
 
 def test_the_page_of_all_commands_is_what_help_says() -> None:
     shown = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    ended = subprocess.run(
-        [sys.executable, "-c", "import update_commands; print(update_commands.page(), end='')"],
-        cwd=ROOT / "scripts",
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ended.stdout == shown, "python scripts/update_commands.py writes it anew"
+    page = load_script("scripts/update_commands.py").page()
+    assert page == shown, "python scripts/update_commands.py writes it anew"
 
 
 def test_the_site_builds_strictly_and_needs_no_network(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Two checkpoints of one model whose weights are stored in different layouts, or tied or not."""
+"""Two checkpoints of one model whose weights are stored in different layouts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from architecture_zoo import save_pair, without_bars
+from architecture_zoo import save_pair
 from safetensors.torch import load_file, save_file
 
 from timberkit import refine
@@ -62,35 +62,3 @@ def test_experts_that_only_instruct_has_are_copied(tmp_path: Path) -> None:
     same = {name for name in given if torch.equal(found[name], given[name])}
     assert {name for name in given if ".experts.3." in name} <= same
     assert not same & {name for name in given if ".experts.2." in name}
-
-
-def lay_head(folder: Path, *, tied: bool) -> None:
-    """Leave the output layer out of a tied checkpoint, or store it beside the embedding."""
-    file = folder / "model.safetensors"
-    kept = load_file(file)
-    kept.pop("lm_head.weight", None)
-    if not tied:
-        kept["lm_head.weight"] = kept["model.embed_tokens.weight"].clone()
-    save_file(kept, file, {"format": "pt"})
-
-
-@pytest.mark.parametrize("without_head", ["base", "instruct"])
-def test_a_tied_head_that_one_side_stores(tmp_path: Path, without_head: str) -> None:
-    from transformers import AutoModelForCausalLM
-
-    folders = (tmp_path / "base", tmp_path / "instruct")
-    save_pair("qwen2.5", folders)
-    for folder in folders:
-        lay_head(folder, tied=folder.name == without_head)
-    refine(*folders, tmp_path / "out", variants=["merge:mu=1"])
-    output = next(path.parent for path in (tmp_path / "out").rglob("model.safetensors"))
-    assert load_file(output / "model.safetensors").keys() == (
-        load_file(folders[1] / "model.safetensors").keys()
-    )
-    tokens = torch.arange(1, 9)[None]
-    with without_bars(), torch.no_grad():
-        loaded, found = AutoModelForCausalLM.from_pretrained(output, output_loading_info=True)
-        expected = AutoModelForCausalLM.from_pretrained(folders[1])
-        assert not found["missing_keys"]
-        assert not found["unexpected_keys"]
-        assert torch.equal(loaded(tokens).logits, expected(tokens).logits)

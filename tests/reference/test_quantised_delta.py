@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from typing import Any
-
 import torch
+from scripts import load_script
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "quantised_delta.py"
-
-
-def _script() -> Any:
-    spec = importlib.util.spec_from_file_location("quantised_delta", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+SCRIPT = load_script("benchmarks/quantised_delta.py")
 
 
 def _e4m3_values() -> torch.Tensor:
@@ -32,7 +20,7 @@ def test_block_rounding_takes_the_nearest_code_of_each_block() -> None:
     torch.manual_seed(0)
     weight = torch.randn(256, 128).bfloat16()
     weight[128:] *= 1000  # a scale of its own for each block
-    got = _script().rounded(weight)
+    got = SCRIPT.rounded(weight)
     codes = _e4m3_values()
     for start in (0, 128):
         block = weight[start : start + 128].float()
@@ -44,6 +32,6 @@ def test_block_rounding_takes_the_nearest_code_of_each_block() -> None:
 
 
 def test_rounding_fills_the_tail_of_the_delta() -> None:
-    found = _script().measure(side=256, rank=8, relative=0.02, seed=0)
+    found = SCRIPT.measure(side=256, rank=8, relative=0.02, seed=0)
     assert found["effective_rank_fp8"] > 2 * found["effective_rank"]
     assert found["rounding_by_delta"] > 0.5

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
+from scripts import ROOT, load_script
 
 
 def test_the_tree_in_the_readme_is_that_of_the_sources() -> None:
-    path = ROOT / "scripts" / "update_readme.py"
-    spec = importlib.util.spec_from_file_location("update_readme", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    tree = load_script("scripts/update_readme.py").tree()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert module.tree() in readme, "run: python scripts/update_readme.py"
+    assert tree in readme, "run: python scripts/update_readme.py"
