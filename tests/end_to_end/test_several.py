@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 import timberkit
-from timberkit.errors import PairMismatchError, UsageError
+from timberkit.checkpoint.stage_folder import StageFolder
+from timberkit.engine import pair_runs
+from timberkit.errors import InterruptedRunError, PairMismatchError, UsageError
 
 USAGE = 2
 VARIANTS = ("--variant", "timber-l", "--variant", "merge:mu=0.5")
@@ -86,6 +89,43 @@ def test_every_folder_is_what_a_run_of_its_own_writes(
     assert list(done.json["models"]) == ["instruct", "other"]
     assert_same(checkpoints, tmp_path / "out", apart)
     assert timberkit.verify(tmp_path / "out" / "other" / "timber-l", sample=2).passed
+
+
+def test_a_journal_torn_between_two_models_of_a_matrix_does_it_again_for_both(
+    checkpoints: Any,
+    family: dict[str, Path],
+    apart: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refine() -> None:
+        models = [family["instruct"], family["other"]]
+        timberkit.refine(
+            family["base"], models, tmp_path / "out", variants=["timber-l", "merge:mu=0.5"]
+        )
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pair_runs, "finish_outputs", stop)
+        with pytest.raises(InterruptedRunError):
+            refine()
+    stage = StageFolder.of(tmp_path / "out")
+    lines = stage.journal.read_bytes().splitlines(keepends=True)
+    first, second = (json.loads(line)["entry"] for line in lines[2:4])
+    assert (first["instruct"], second["instruct"]) == ("instruct", "other")
+    assert first["key"] == second["key"]
+    # What a loss of power there could take: the rest of the journal, and data.
+    stage.journal.write_bytes(b"".join(lines[:3]) + lines[3][:20])
+    for shard in (stage.tree / "other").rglob("*.safetensors"):
+        size = shard.stat().st_size
+        with shard.open("r+b") as file:
+            header_bytes = 8 + int.from_bytes(file.read(8), "little")
+            file.seek(header_bytes)
+            file.write(bytes(size - header_bytes))
+    refine()
+    assert_same(checkpoints, tmp_path / "out", apart)
 
 
 def moved_bytes() -> int:
