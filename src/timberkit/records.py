@@ -49,7 +49,7 @@ class MatrixRecord:
             ``no decomposition`` need none, whatever was decomposed of Base.
         delta_norm, instruct_norm: Frobenius norms.
         effective_rank: of the delta, with a bound on its error.
-        cut: Timber's K.
+        cut: Timber's K; None where no method asked for it and the route taken leaves it in doubt.
         head_energy: share of the delta's energy in its first K directions.
         unique: whether directions on both sides of every cut are told apart by the route taken.
     """

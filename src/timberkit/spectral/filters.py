@@ -186,6 +186,11 @@ def rank_cut(variant: RankCut, spectrum: Spectrum) -> Gains:
     return _effective_rank_head(spectrum, variant.lam, variant.scale)
 
 
+def cut_is_certain(spectrum: Spectrum) -> bool:
+    """Whether every spectrum within the errors gives the same K = ceil(eRank). O(r)."""
+    return _effective_rank_head(spectrum, 0.0).certain
+
+
 def _level(spectrum: Spectrum) -> NoiseLevel:
     if spectrum.shape is None:
         raise ValueError("found a spectrum without a shape, expected that of its matrix")

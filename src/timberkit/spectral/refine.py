@@ -26,6 +26,7 @@ from timberkit.spectral.filters import (
     Gains,
     Spectrum,
     constant_gain,
+    cut_is_certain,
     in_base_subspace,
     matched_gain,
     needs_decomposition,
@@ -392,13 +393,16 @@ def _record(
 
 def _decomposed(record: MatrixRecord, found: Solved) -> MatrixRecord:
     values, errors = found.spectrum.singular_values, found.spectrum.errors
-    cut = effective_rank_cut(values)
+    # A route that was fine enough for other methods may not tell on which side of an integer the
+    # effective rank lies; a cut that Timber itself might not make is not reported.
+    known = found.route == "svd" or cut_is_certain(found.spectrum)
+    cut = effective_rank_cut(values) if known else None
     return replace(
         record,
         effective_rank=effective_rank(values),
         effective_rank_error=effective_rank_error(values, errors),
         cut=cut,
-        head_energy=energy_share(values, cut),
+        head_energy=None if cut is None else energy_share(values, cut),
         unique=found.unique,
     )
 
