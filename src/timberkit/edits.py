@@ -69,7 +69,9 @@ def recipe_error(
             near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
             message += f": {near[0]}?" if near else ""
         found = problem["input"]
-        shown = f" (found {found!r})" if isinstance(found, str | int | float) else ""
+        # What was found is said once: a variant's own message already says which of its fields.
+        said = "(found " in message or not isinstance(found, str | int | float)
+        shown = "" if said else f" (found {found!r})"
         lines.append(f"{origin.of(problem['loc'])}{': ' if place else ''}{place}: {message}{shown}")
     return RecipeError("\n".join(lines))
 

@@ -93,7 +93,7 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], Origin]:
     try:
         if path.suffix == ".json":
             text = path.read_text(encoding="utf-8")
-            fields = json.loads(text)
+            fields = json.loads(text, object_pairs_hook=_once)
         else:
             if path.stat().st_size > LARGEST_RECIPE_BYTES:
                 raise RecipeError(f"{path}: over 1 MiB; that is no recipe")
@@ -171,6 +171,16 @@ def _marks(text: str) -> dict[tuple[Step, ...], Mark]:
 
 def _mark(node: yaml.Node) -> Mark:
     return node.start_mark.line + 1, node.start_mark.column + 1
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of a JSON object; ValueError for a key that it has twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} stands twice in one object; expected once: remove one of them")
+    return found
 
 
 def _refuse_twice(path: Path, root: yaml.Node | None) -> None:

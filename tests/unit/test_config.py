@@ -148,6 +148,12 @@ def test_parameters_that_differ_in_the_tenth_digit_have_different_names() -> Non
     assert len({variant_name(Timber(lam=value)) for value in values}) == len(values)
 
 
+def test_what_was_found_is_said_once() -> None:
+    found = message(variants=["timber:lam=7"])
+    assert found.count("(found") == 1
+    assert "lam: Input should be less than or equal to 1 (found '7')" in found
+
+
 def test_the_same_variant_twice_is_refused_however_it_is_spelled() -> None:
     for twice in (["timber", "timber:lam=0.2"], [TimberL(), {"method": "timber-l"}]):
         assert "given more than once" in message(variants=twice)

@@ -72,6 +72,12 @@ def test_a_key_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
     ]
 
 
+def test_a_key_twice_in_json_is_refused(tmp_path: Path) -> None:
+    text = '{"recipe": {"base": "a/b", "instruct": "a/c", "base": "a/d"}}'
+    [found] = messages(tmp_path / "timberkit.json", text)
+    assert found.endswith("'base' stands twice in one object; expected once: remove one of them")
+
+
 def test_yaml_that_does_not_parse_names_the_line(tmp_path: Path) -> None:
     found = messages(tmp_path / "recipe.yaml", "base: a/b\ninstruct: [a\nlam: 3\n")
     assert found[0].startswith("3:4: cannot be read as a recipe: ")
