@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from timberkit.cli_analyze import analyze
+from timberkit.cli_clean import clean
 from timberkit.cli_compare import compare
 from timberkit.cli_diff import diff
 from timberkit.cli_eval import evaluate
 from timberkit.cli_options import (
     EXIT_CODES,
+    AllowPickle,
     Base,
     Config,
     Device,
@@ -135,6 +137,7 @@ def refine(
     dtype: Dtype = None,
     device: Device = None,
     workers: Workers = None,
+    allow_pickle: AllowPickle = False,
     overwrite: Annotated[
         bool, typer.Option(help="Replace an earlier output, once the new one is complete.")
     ] = False,
@@ -166,10 +169,13 @@ def refine(
         device=device,
     )  # fmt: skip
     if dry_run and several:
-        plan_several(recipe, several, workers, as_json=as_json, quiet=quiet, fields=_plan_fields)
+        plan_several(
+            recipe, several, workers, as_json=as_json, quiet=quiet, fields=_plan_fields,
+            allow_pickle=allow_pickle,
+        )  # fmt: skip
         return
     if dry_run:
-        _show_plan(recipe, workers, as_json=as_json, quiet=quiet)
+        _show_plan(recipe, workers, as_json=as_json, quiet=quiet, allow_pickle=allow_pickle)
         return
     if output is None:
         raise UsageError("no output named; add: -o FOLDER")
@@ -178,7 +184,7 @@ def refine(
     if several:
         refine_several(
             recipe, several, output, as_json=as_json, quiet=quiet, fields=_result_fields,
-            workers=workers, overwrite=overwrite,
+            workers=workers, overwrite=overwrite, allow_pickle=allow_pickle,
         )  # fmt: skip
         return
     from timberkit import terminal
@@ -186,8 +192,9 @@ def refine(
 
     with terminal.progress_bar(shown=not quiet and not as_json) as on_progress:
         result = refine_recipe(
-            recipe, output, workers=workers, overwrite=overwrite, on_progress=on_progress
-        )
+            recipe, output, workers=workers, overwrite=overwrite, allow_pickle=allow_pickle,
+            on_progress=on_progress,
+        )  # fmt: skip
     if as_json:
         print_json(_result_fields(result))
     else:
@@ -215,6 +222,7 @@ def plan(
     dtype: Dtype = None,
     device: Device = None,
     workers: Workers = None,
+    allow_pickle: AllowPickle = False,
     check: Annotated[
         bool,
         typer.Option(
@@ -246,9 +254,15 @@ def plan(
     if several and check:
         raise UsageError("--check with several --instruct: expected one; check each by itself")
     if several:
-        plan_several(recipe, several, workers, as_json=as_json, quiet=False, fields=_plan_fields)
+        plan_several(
+            recipe, several, workers, as_json=as_json, quiet=False, fields=_plan_fields,
+            allow_pickle=allow_pickle,
+        )  # fmt: skip
         return
-    _show_plan(recipe, workers, as_json=as_json, quiet=False, pair=chosen, check=check)
+    _show_plan(
+        recipe, workers, as_json=as_json, quiet=False, pair=chosen, check=check,
+        allow_pickle=allow_pickle,
+    )  # fmt: skip
 
 
 @app.command(epilog=EXIT_CODES)
@@ -265,6 +279,7 @@ def verify(
     without_sources: Annotated[
         bool, typer.Option("--without-sources", help="Check hashes and structure only.")
     ] = False,
+    allow_pickle: AllowPickle = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -280,7 +295,8 @@ def verify(
     console = terminal.results(quiet=quiet or as_json)
     report = verify_output(
         output, base=base, instruct=instruct, every=every, sample=sample, seed=seed,
-        sources=not without_sources, on_check=lambda check: terminal.show_check(console, check),
+        sources=not without_sources, allow_pickle=allow_pickle,
+        on_check=lambda check: terminal.show_check(console, check),
     )  # fmt: skip
     if as_json:
         print_json({"passed": report.passed, "checks": [asdict(check) for check in report.checks]})
@@ -288,6 +304,7 @@ def verify(
         raise typer.Exit(EXIT_CHECK_FAILED)
 
 
+app.command(epilog=EXIT_CODES)(clean)
 app.command(epilog=EXIT_CODES)(diff)
 app.command(epilog=EXIT_CODES)(analyze)
 app.command("eval", epilog=EXIT_CODES)(evaluate)
@@ -297,37 +314,6 @@ app.command(epilog=EXIT_CODES)(reproduce)
 app.command(epilog=EXIT_CODES)(pairs)
 app.command(epilog=EXIT_CODES)(search)
 app.command(epilog=EXIT_CODES)(push)
-
-
-@app.command(epilog=EXIT_CODES)
-@stoppable
-def clean(
-    folder: Annotated[Path, typer.Argument(help="Where outputs stand.")] = Path(),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List, remove nothing.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Remove unfinished runs that nobody will continue. Finished outputs are left alone.
-
-    \b
-    timberkit clean . --dry-run
-    """
-    from timberkit import terminal
-    from timberkit.checkpoint.stage import find_stages, remove_stage
-
-    console = terminal.results(quiet=as_json)
-    listed = []
-    for stage in find_stages(folder):
-        removed = not dry_run and not stage.alive
-        if removed:
-            remove_stage(stage.path)
-        state = "still running" if stage.alive else "removed" if removed else "unfinished"
-        listed.append({"stage": str(stage.path), "size_bytes": stage.size_bytes, "state": state})
-        line = f"{stage.path}: {terminal.size(stage.size_bytes)}, {state}"
-        console.print(line)
-    if as_json:
-        print_json(listed)
-    elif not listed:
-        console.print(f"{folder}: no unfinished runs.")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -365,16 +351,17 @@ def _show_plan(
     quiet: bool,
     pair: Pair | None = None,
     check: bool = False,
+    allow_pickle: bool = False,
 ) -> None:
     """Plan from the files of the sources, or, for a pair, from its shapes alone."""
     from timberkit import terminal
     from timberkit.engine.estimate import calibrate, estimate
     from timberkit.engine.plan import plan_refinement
-    from timberkit.engine.sources import open_pair
+    from timberkit.engine.sources import Opening, open_pair
 
-    shapes_from = None
+    shapes_from, opened = None, None
     if pair is None:
-        opened = open_pair(recipe)
+        opened = open_pair(recipe, Opening(allow_pickle=allow_pickle, write=False))
         base, instruct, recipe = opened.base, opened.instruct, opened.recipe
     else:
         from timberkit.pairs import planned_pair, shape_source
@@ -392,6 +379,8 @@ def _show_plan(
         terminal.show_plan(console, planned, needs)
         if shapes_from is not None:
             console.print(shapes_from)
+        if opened is not None:
+            terminal.show_conversions(console, opened)
         if modules is not None:
             terminal.show_modules(console, modules)
     else:

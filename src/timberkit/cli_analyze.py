@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timberkit.cli_options import (
+    AllowPickle,
     Base,
     Config,
     Exclude,
@@ -72,6 +73,7 @@ def analyze(
     exclude: Exclude = None,
     fused: Fused = None,
     workers: Workers = None,
+    allow_pickle: AllowPickle = False,
     overwrite: Annotated[
         bool, typer.Option(help="Replace an earlier output, once the new one is complete.")
     ] = False,
@@ -104,7 +106,7 @@ def analyze(
         layers=layers, include=include or None, exclude=exclude or None, fused=fused,
     )  # fmt: skip
     if dry_run:
-        _show_plan(recipe, workers, as_json=as_json, quiet=quiet)
+        _show_plan(recipe, workers, as_json=as_json, quiet=quiet, allow_pickle=allow_pickle)
         return
     if output is None:
         raise UsageError("no output named; add: -o FOLDER")
@@ -116,7 +118,7 @@ def analyze(
     with terminal.progress_bar(shown=not quiet and not as_json) as on_progress:
         result = run_analysis(
             recipe, output, page=page, workers=workers, overwrite=overwrite,
-            on_progress=on_progress,
+            allow_pickle=allow_pickle, on_progress=on_progress,
         )  # fmt: skip
     if as_json:
         print_json(_result_fields(result))
@@ -131,17 +133,21 @@ def _recipe(config: Path | None, **flags: Any) -> AnalyzeRecipe:
     return build_analyze_recipe(merged(fields, given, command="analyze"), where=origin)
 
 
-def _show_plan(recipe: AnalyzeRecipe, workers: int | None, *, as_json: bool, quiet: bool) -> None:
+def _show_plan(
+    recipe: AnalyzeRecipe, workers: int | None, *, as_json: bool, quiet: bool, allow_pickle: bool
+) -> None:
     from timberkit import terminal
     from timberkit.engine.analysis_plan import estimate_analysis, plan_analysis
     from timberkit.engine.estimate import calibrate
-    from timberkit.engine.sources import open_pair
+    from timberkit.engine.sources import Opening, open_pair
 
-    pair = open_pair(recipe.refinement())
+    pair = open_pair(recipe.refinement(), Opening(allow_pickle=allow_pickle, write=False))
     planned = plan_analysis(pair, recipe)
     needs = estimate_analysis(planned, workers=workers, calibration=calibrate())
     if not as_json:
-        terminal.show_analysis_plan(terminal.results(quiet=quiet), planned, needs)
+        console = terminal.results(quiet=quiet)
+        terminal.show_analysis_plan(console, planned, needs)
+        terminal.show_conversions(console, pair)
         return
     tensors = [asdict(tensor) for tensor in planned.refinement.tensors]
     print_json(

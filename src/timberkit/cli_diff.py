@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timberkit.cli_options import (
+    AllowPickle,
     Exclude,
     Include,
     Json,
@@ -65,6 +66,7 @@ def diff(
     include: Include = None,
     exclude: Exclude = None,
     workers: Workers = None,
+    allow_pickle: AllowPickle = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -86,7 +88,8 @@ def diff(
         report = diff_checkpoints(
             a, b, families=split_names(families), layers=layers, include=include or (),
             exclude=exclude or (), tolerance=tolerance, only_names=only_names,
-            weights_only=weights_only, workers=workers, on_progress=on_progress,
+            weights_only=weights_only, workers=workers, allow_pickle=allow_pickle,
+            on_progress=on_progress,
         )  # fmt: skip
     if as_json:
         print_json(diff_fields(report, top))

@@ -74,6 +74,12 @@ Fused = Annotated[
 Dtype = Annotated[str | None, typer.Option(help="Output dtype: bfloat16, float16, float32 [own].")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (not timed yet) [cpu].")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes [what pays off].")]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle", help="Read pytorch_model*.bin too (no code runs), by way of a cache."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Result as one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing but errors.")]
 

@@ -88,14 +88,17 @@ def plan_several(
     as_json: bool,
     quiet: bool,
     fields: Callable[..., Mapping[str, Any]],
+    allow_pickle: bool = False,
 ) -> None:
     """Show the plan of each pair, then what all take together; writes nothing."""
     from timberkit import terminal
     from timberkit.engine.estimate import calibrate, estimate
     from timberkit.engine.pair_runs import workers_for
     from timberkit.engine.several import named_recipes, plan_pairs
+    from timberkit.engine.sources import Opening
 
-    runs = plan_pairs(named_recipes(recipe, instructs))
+    opening = Opening(allow_pickle=allow_pickle, write=False)
+    runs = plan_pairs(named_recipes(recipe, instructs), opening)
     count = workers if workers is not None else workers_for(runs)
     calibration = calibrate()
     needs = {run.name: estimate(run.plan, workers=count, calibration=calibration) for run in runs}
@@ -114,6 +117,7 @@ def plan_several(
     for run in runs:
         console.print(f"{run.name}:", markup=False)
         terminal.show_plan(console, run.plan, needs[run.name])
+        terminal.show_conversions(console, run.pair)
     console.print(
         f"Together: {terminal.size(total['memory_per_worker_bytes'])} of memory for each of"
         f" {count} worker{'s' if count > 1 else ''}, {terminal.size(total['disk_bytes'])} of disk;"

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from timberkit.engine.progress import Progress as RunProgress
     from timberkit.engine.progress import ProgressCallback
     from timberkit.engine.run import RefineResult
+    from timberkit.engine.sources import OpenPair
     from timberkit.engine.verify import Check
     from timberkit.records import ChangeRecord
 
@@ -163,6 +164,19 @@ def show_plan(console: Console, plan: RefinementPlan, needs: Estimate) -> None:
         f" {variants} variant{'s' if variants > 1 else ''}"
         + ("." if needs.seconds is None else f"; about {duration(needs.seconds)}.")
     )
+
+
+def show_conversions(console: Console, pair: OpenPair) -> None:
+    """A line for each source that is converted: from what, and the disk that takes."""
+    from timberkit.checkpoint.conversion import cache_folder
+
+    found = {"base": pair.base, "instruct": pair.instruct}
+    for which, kind in pair.conversions.items():
+        console.print(
+            f"{which.capitalize()} is converted from {kind}, once, into {cache_folder()}:"
+            f" {size(found[which].size_bytes)}.",
+            markup=False,
+        )
 
 
 def _show_fused(console: Console, plan: RefinementPlan) -> None:

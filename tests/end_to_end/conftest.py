@@ -47,7 +47,7 @@ class Finished:
         assert self.stdout == ""
         bar, start, message = self.stderr.rpartition("error: ")
         assert start, self.stderr
-        phases = ("refine ", "diff ", "analyze ", "hidden states ")
+        phases = ("refine ", "convert ", "diff ", "analyze ", "hidden states ")
         assert all(line.startswith(phases) for line in bar.splitlines()), self.stderr
         return message
 
@@ -109,7 +109,8 @@ class Commands:
     def environment(self) -> dict[str, str]:
         """What every command sees: home and cache folder of its own, no network."""
         own = {"HOME": self.folder / "home", "XDG_CACHE_HOME": self.folder / "cache"}
-        kept = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+        dropped = {"PYTHONWARNINGS", "TIMBERKIT_CACHE"}
+        kept = {name: value for name, value in os.environ.items() if name not in dropped}
         more = {"HF_HUB_OFFLINE": "1", "COLUMNS": "200", "NO_COLOR": "1"}
         return {**kept, **{name: str(path) for name, path in own.items()}, **more}
 

@@ -68,7 +68,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         shards=shards,
         tensors=tensors,
         index_name=indexes[0] if indexes else None,
-        config=_read_config(folder, names),
+        config=read_config(folder),
     )
 
 
@@ -101,7 +101,7 @@ def _list(folder: Path) -> list[str]:
         ) from None
 
 
-def _contained(folder: Path, name: str) -> Path:
+def contained(folder: Path, name: str) -> Path:
     """``folder / name`` as a regular file, after making sure that no link leads elsewhere.
 
     A snapshot in a Hub cache links to the ``blobs`` folder of its own repository, nothing else may
@@ -132,7 +132,8 @@ def _contained(folder: Path, name: str) -> Path:
     return path
 
 
-def _read_limited(path: Path, largest_bytes: int) -> bytes:
+def read_limited(path: Path, largest_bytes: int) -> bytes:
+    """A whole file; CheckpointError where it cannot be read or is larger."""
     try:
         size_bytes = path.stat().st_size
     except OSError as error:
@@ -145,17 +146,20 @@ def _read_limited(path: Path, largest_bytes: int) -> bytes:
     return bytes(read_range(path, 0, size_bytes))
 
 
-def _read_config(folder: Path, names: Iterable[str]) -> dict[str, Any]:
-    """config.json as transformers reads it, NaN and repeated keys included; empty if absent."""
-    if "config.json" not in names:
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json as transformers reads it, NaN and repeated keys included; empty if absent.
+
+    Raises CheckpointError for one that is no JSON object, too large, or leads out of the folder.
+    """
+    if not os.path.lexists(folder / "config.json"):
         return {}
-    path = _contained(folder, "config.json")
-    return json_object(_read_limited(path, LARGEST_CONFIG_BYTES), str(path))
+    path = contained(folder, "config.json")
+    return json_object(read_limited(path, LARGEST_CONFIG_BYTES), str(path))
 
 
 def _read_weight_map(folder: Path, index_name: str) -> dict[str, str]:
-    path = _contained(folder, index_name)
-    raw = _read_limited(path, LARGEST_INDEX_BYTES)
+    path = contained(folder, index_name)
+    raw = read_limited(path, LARGEST_INDEX_BYTES)
     weight_map = json_object(raw, str(path), object_pairs_hook=unique_keys).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
@@ -197,7 +201,7 @@ def _refuse_two_models(
 
 
 def _read_shards(folder: Path, names: Iterable[str]) -> tuple[Shard, ...]:
-    return tuple(read_shard(_contained(folder, name), name) for name in names)
+    return tuple(read_shard(contained(folder, name), name) for name in names)
 
 
 def _compare(index: Path, weight_map: dict[str, str], shards: Iterable[Shard]) -> None:

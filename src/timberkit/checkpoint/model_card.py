@@ -42,11 +42,15 @@ _MARKS = re.compile(r"([\\`*_\[\]<>|#&~!$])")
 
 @dataclass(frozen=True, slots=True)
 class CardSource:
-    """One source as the card names it: a hub id, or a local folder of which only the name shows."""
+    """One source as the card names it: a hub id, or a local folder of which only the name shows.
+
+    ``converted_from`` says what its weights were before they were converted, None of plain ones.
+    """
 
     name: str
     is_hub: bool
     revision: str | None = None
+    converted_from: str | None = None
 
 
 def read_licence(folder: Path) -> dict[str, str]:
@@ -182,9 +186,9 @@ def _body(
 ) -> str:
     settings = ", ".join(f"{name} = {value}" for name, value in parameters.items()) or "none"
     rows = {
-        "Instruct": _shown(instruct),
+        "Instruct": _origin(instruct),
         "Instruct revision": escape_markdown(instruct.revision or "not pinned"),
-        "Base": _shown(base),
+        "Base": _origin(base),
         "Base revision": escape_markdown(base.revision or "not pinned"),
         "Method": escape_markdown(method),
         "What it does": escape_markdown(explanation),
@@ -235,3 +239,8 @@ def _shown(source: CardSource) -> str:
     # The path of a local folder tells strangers about the machine; its name is enough.
     name = source.name if source.is_hub else PurePath(source.name).name
     return escape_markdown(name) + ("" if source.is_hub else " (local folder)")
+
+
+def _origin(source: CardSource) -> str:
+    was = source.converted_from
+    return _shown(source) + ("" if was is None else f", converted from {escape_markdown(was)}")

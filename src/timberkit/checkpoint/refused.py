@@ -58,6 +58,7 @@ def no_weights(folder: Path, names: Sequence[str]) -> CheckpointError:
         return CheckpointError(
             f"{repository}: its repository on the Hub holds no *.safetensors in its main folder"
             " (pickles and GGUF files are not fetched); look for a version in safetensors, or"
+            " have pickles fetched and read with --allow-pickle, which runs no code of theirs, or"
             f" fetch a model that you trust, hf download {repository} --local-dir FOLDER, and"
             f" convert pickles there: {CONVERT}"
         )
@@ -117,7 +118,10 @@ _GGUF = (
 def _conversion(pickles: Iterable[str]) -> str:
     """What turns these pickles into safetensors."""
     if any(re.fullmatch(r"pytorch_model.*\.bin", name) for name in pickles):
-        return f"convert a model that you trust, in its folder: {CONVERT}"
+        return (
+            "read them with --allow-pickle, which runs no code of theirs, or convert a model that"
+            f" you trust, in its folder: {CONVERT}"
+        )
     return (
         "load a model that you trust with transformers and save it anew with save_pretrained, or"
         " look for a version in safetensors"

@@ -42,9 +42,11 @@ FETCHED = (
 """File patterns fetched from the Hub; patterns match across folders."""
 NOT_FETCHED = (
     *("*/*.safetensors", "consolidated*.safetensors", "adapter_model.safetensors"),
-    *("original/*", "onnx/*", "openvino/*", "gguf/*", "*.bin", "*.pt", "*.pth", "*.gguf"),
+    *("original/*", "onnx/*", "openvino/*", "gguf/*", "*.pt", "*.pth", "*.gguf"),
 )
 """File patterns left out even where ``FETCHED`` matches."""
+PICKLES = ("pytorch_model*.bin",)
+"""What is fetched besides where pickles are allowed, and the repository has no safetensors."""
 
 # What a failed download raises, but for plain answers such as "no such model". The first base of
 # HfHubHTTPError is that of the transport in use: httpx, httpx2 or requests, by the version of
@@ -71,11 +73,12 @@ class ResolvedSource:
     is_hub: bool
 
 
-def resolve(source: Source) -> ResolvedSource:
+def resolve(source: Source, *, allow_pickle: bool = False) -> ResolvedSource:
     """Find a source on this disk, fetching it from the Hub where necessary.
 
     A folder if it exists, or if it reads like a path (starts with ``/``, ``.`` or ``~``, or holds
     more than one ``/``); else a Hub id. Without network an earlier snapshot in the cache is used.
+    ``allow_pickle``: of a repository without safetensors, ``pytorch_model*.bin`` are fetched too.
 
     Raises SourceError for a missing folder, a revision given with a folder, an id or revision that
     is malformed or does not exist, missing access, and no network without a cached snapshot.
@@ -91,7 +94,7 @@ def resolve(source: Source) -> ResolvedSource:
             f"{text}: no such folder, expected the folder of a model; check the spelling and where"
             " the command runs, or give a Hub id such as org/name"
         )
-    return _from_hub(source)
+    return _from_hub(source, allow_pickle=allow_pickle)
 
 
 def public_name(resolved: ResolvedSource) -> str:
@@ -114,13 +117,15 @@ def _local(source: Source, folder: Path) -> ResolvedSource:
     return ResolvedSource(folder=folder, location=source.location, revision=None, is_hub=False)
 
 
-def _from_hub(source: Source) -> ResolvedSource:
+def _from_hub(source: Source, *, allow_pickle: bool) -> ResolvedSource:
     if source.revision is not None and not _REVISION.fullmatch(source.revision):
         raise SourceError(
             f"{source.location}: revision {source.revision!r} is not a branch, tag or commit;"
             " write org/name@main, or leave it out"
         )
-    folder = Path(_fetch(source))
+    folder = Path(_fetch(source, FETCHED))
+    if allow_pickle and not any(folder.glob("*.safetensors")):
+        folder = Path(_fetch(source, (*FETCHED, *PICKLES)))
     return ResolvedSource(
         folder=folder,
         location=source.location,
@@ -129,10 +134,10 @@ def _from_hub(source: Source) -> ResolvedSource:
     )
 
 
-def _fetch(source: Source) -> str:
+def _fetch(source: Source, patterns: tuple[str, ...]) -> str:
     """The snapshot's folder, from the network or the cache, with every failure explained."""
     try:
-        return _snapshot(source, FETCHED, local_only=False)
+        return _snapshot(source, patterns, local_only=False)
     except HFValidationError:
         raise SourceError(
             f"{source.location!r}: neither a folder that exists nor a Hub id such as org/name;"
@@ -155,7 +160,7 @@ def _fetch(source: Source) -> str:
             " if the model is private, log in with 'hf auth login'"
         ) from None
     except _FAILURES as error:
-        return _cached(source, _why(source, error))
+        return _cached(source, patterns, _why(source, error))
 
 
 def _why(source: Source, error: BaseException) -> str:
@@ -181,10 +186,11 @@ def _why(source: Source, error: BaseException) -> str:
     return f"the Hub cannot be reached ({type(error).__name__})"
 
 
-def _cached(source: Source, why: str) -> str:
+def _cached(source: Source, patterns: tuple[str, ...], why: str) -> str:
     """The newest cached snapshot. It may lack side files, but no weights that it should have."""
     try:
-        return _snapshot(source, WEIGHT_PATTERNS, local_only=True)
+        weights = WEIGHT_PATTERNS if patterns == FETCHED else (*WEIGHT_PATTERNS, *PICKLES)
+        return _snapshot(source, weights, local_only=True)
     except LocalEntryNotFoundError:
         raise SourceError(
             f"{source}: no such folder here, {why}, and the cache holds no complete copy of this"

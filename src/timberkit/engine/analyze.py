@@ -42,7 +42,7 @@ from timberkit.engine.execute import Executor, executor_for
 from timberkit.engine.finish import TOOL_VERSION, libraries, source_facts
 from timberkit.engine.job import JobContext, Outcome
 from timberkit.engine.progress import Meter, Progress, ProgressCallback
-from timberkit.engine.sources import OpenPair, open_pair
+from timberkit.engine.sources import Opening, OpenPair, open_pair
 from timberkit.engine.staging import run_in_stage, work_through
 from timberkit.measurements import Analysis, HiddenStateMeasurement, WeightMeasurement
 from timberkit.metrics.summary import summarise
@@ -84,6 +84,7 @@ def analyze_recipe(
     draw: Draw | None = None,
     workers: int | None = 1,
     overwrite: bool = False,
+    allow_pickle: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> AnalysisResult:
     """Measure every selected weight of a pair and write the analysis.
@@ -97,6 +98,7 @@ def analyze_recipe(
         workers: processes that share the work; as many as pay off when None. No number depends on
             it but the times.
         overwrite: replace an output of timberkit that is there, in one step, at the end.
+        allow_pickle: as for ``refine``.
         on_progress: called after every weight and every text, in this process.
 
     Returns:
@@ -111,7 +113,8 @@ def analyze_recipe(
     for each singular value kept, in this process.
     """
     started = time.perf_counter()
-    pair = open_pair(recipe.refinement())
+    opening = Opening(allow_pickle=allow_pickle, on_progress=on_progress)
+    pair = open_pair(recipe.refinement(), opening)
     pinned = _pinned(recipe, pair)
     planned = plan_analysis(pair, pinned)
     refuse_overlap(output, pair.folders)
@@ -273,8 +276,8 @@ def _write_manifest(
             "tool": {"name": "timberkit", "version": TOOL_VERSION},
             "recipe": recipe.model_dump(mode="json"),
             "sources": {
-                "base": source_facts(pair.base_source, pair.base),
-                "instruct": source_facts(pair.instruct_source, pair.instruct),
+                "base": source_facts(pair, "base"),
+                "instruct": source_facts(pair, "instruct"),
             },
             "files": {name: hash_file(folder / name) for name in list_output_files(folder)},
             "run": {"seconds": round(seconds, 3), "workers": workers, **libraries()},

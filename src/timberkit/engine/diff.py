@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from timberkit.checkpoint.companions import FileDifference, compare_files
-from timberkit.checkpoint.index import open_checkpoint
 from timberkit.checkpoint.layout import Checkpoint, TensorEntry
 from timberkit.checkpoint.reader import check_unchanged, fingerprint
 from timberkit.checkpoint.source import public_name, resolve
@@ -33,6 +32,7 @@ from timberkit.engine.execute import executor_for
 from timberkit.engine.fork_server import usable_cores
 from timberkit.engine.job import JobContext
 from timberkit.engine.progress import Meter, ProgressCallback
+from timberkit.engine.sources import Opening, open_model
 from timberkit.engine.tasks import CompareTask
 from timberkit.errors import UsageError
 
@@ -138,6 +138,7 @@ def diff(
     only_names: bool = False,
     weights_only: bool = False,
     workers: int | None = 1,
+    allow_pickle: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> DiffReport:
     """Compare two checkpoints tensor by tensor, and the files beside their weights.
@@ -154,6 +155,7 @@ def diff(
         weights_only: leave the files beside the weights alone.
         workers: processes that share the work; as many as pay off when None. Nothing that is
             found depends on it.
+        allow_pickle: as for ``refine``.
         on_progress: called after every piece, in this process.
 
     Returns:
@@ -169,13 +171,15 @@ def diff(
     equal; memory of some blocks (a few MB) for each worker.
     """
     allowed = None if tolerance is None else parse_tolerance(tolerance)
-    resolved = [resolve(given if isinstance(given, Source) else _source(given)) for given in (a, b)]
-    first, second = (open_checkpoint(source.folder) for source in resolved)
+    given = [model if isinstance(model, Source) else _source(model) for model in (a, b)]
+    resolved = [resolve(source, allow_pickle=allow_pickle) for source in given]
+    opening = Opening(allow_pickle, write=not only_names, on_progress=on_progress)
+    first, second = (open_model(source, opening)[0] for source in resolved)
     pairs = pair_tensors(
         first, second, families=families, layers=layers, include=include, exclude=exclude
     )
     distances = {} if only_names else _compare(pairs, first, second, workers, on_progress)
-    files = () if weights_only else compare_files(first.folder, second.folder)
+    files = () if weights_only else compare_files(*(source.folder for source in resolved))
     return DiffReport(
         a=public_name(resolved[0]),
         b=public_name(resolved[1]),

@@ -8,10 +8,9 @@ from contextlib import closing
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from timberkit import records
-from timberkit.checkpoint.layout import Checkpoint
 from timberkit.checkpoint.manifest import list_output_files, read_manifest, write_manifest
 from timberkit.checkpoint.model_card import (
     CardSource,
@@ -19,9 +18,10 @@ from timberkit.checkpoint.model_card import (
     read_pipeline_tag,
     write_model_card,
 )
+from timberkit.checkpoint.pickled import PICKLES
 from timberkit.checkpoint.reader import fingerprint
 from timberkit.checkpoint.sidecars import copy_sidecars
-from timberkit.checkpoint.source import ResolvedSource, public_name
+from timberkit.checkpoint.source import public_name
 from timberkit.config import AnyVariant, variant_name
 from timberkit.engine.execute import Executor
 from timberkit.engine.plan import SAFETENSORS_DTYPE, RefinementPlan
@@ -66,8 +66,8 @@ def finish_outputs(
                 "recipe": pair.recipe.model_dump(mode="json"),
                 "variant": variant.model_dump(mode="json"),
                 "sources": {
-                    "base": source_facts(pair.base_source, pair.base),
-                    "instruct": source_facts(pair.instruct_source, pair.instruct),
+                    "base": source_facts(pair, "base"),
+                    "instruct": source_facts(pair, "instruct"),
                 },
                 "refined": [records.to_json(_of_variant(record, name)) for record in ordered],
                 "copied": {
@@ -112,19 +112,28 @@ def _of_variant(record: records.TensorRecord, variant: str) -> records.TensorRec
     return replace(record, matrix=replace(record.matrix, changes=changes))
 
 
-def source_facts(resolved: ResolvedSource, checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a manifest says of a source: its public name, its revision, its shards."""
+def source_facts(pair: OpenPair, which: Literal["base", "instruct"]) -> dict[str, Any]:
+    """What a manifest says of a source: its public name, its revision, its shards.
+
+    Of a source that was converted also from what (``converted_from``); the shards are then those of
+    the conversion.
+    """
+    checkpoint, resolved = (
+        (pair.base, pair.base_source) if which == "base" else (pair.instruct, pair.instruct_source)
+    )
     shards = {
         name: {"size_bytes": facts["size_bytes"], "header_sha256": facts["header_sha256"]}
         for name, facts in fingerprint(checkpoint).items()
     }
-    return {**described(resolved), "shards": shards}
+    was = pair.conversions.get(which)
+    converted = {} if was is None else {"converted_from": was}
+    return {**described(resolved), **converted, "shards": shards}
 
 
 def _write_card(folder: Path, pair: OpenPair, variant: AnyVariant) -> None:
     base, instruct = (
-        CardSource(public_name(source), source.is_hub, source.revision)
-        for source in (pair.base_source, pair.instruct_source)
+        CardSource(public_name(source), source.is_hub, source.revision, pair.conversions.get(which))
+        for which, source in (("base", pair.base_source), ("instruct", pair.instruct_source))
     )
     named = [
         f"{source.name}@{source.revision}" if source.is_hub else placeholder
@@ -141,7 +150,10 @@ def _write_card(folder: Path, pair: OpenPair, variant: AnyVariant) -> None:
         families=pair.recipe.selection.families,
         tool_version=TOOL_VERSION,
         # The manifest holds every option, and any further variants of the same pass.
-        command=["timberkit", "refine", *named, "--config", "timberkit.json", "-o", "OUT"],
+        command=[
+            *("timberkit", "refine", *named, "--config", "timberkit.json", "-o", "OUT"),
+            *(["--allow-pickle"] if PICKLES in pair.conversions.values() else []),
+        ],
         licence=read_licence(pair.instruct.folder),
         pipeline_tag=read_pipeline_tag(pair.instruct.folder),
     )

@@ -40,7 +40,7 @@ from timberkit.engine.pair_runs import (
 )
 from timberkit.engine.plan import RefinementPlan, plan_refinement
 from timberkit.engine.progress import ProgressCallback
-from timberkit.engine.sources import open_pair
+from timberkit.engine.sources import Opening, open_pair
 from timberkit.engine.staging import run_in_stage
 from timberkit.errors import ResourceError, UsageError
 
@@ -107,13 +107,18 @@ def source_field(given: str | Path | Source) -> str | Source:
 
 
 def plan(
-    base: str | Path | Source, instruct: str | Path | Source, **options: Any
+    base: str | Path | Source,
+    instruct: str | Path | Source,
+    *,
+    allow_pickle: bool = False,
+    **options: Any,
 ) -> RefinementPlan:
     """What ``refine`` with the same options would do; nothing is written.
 
     Raises as ``refine`` does before it writes.
     """
-    pair = open_pair(recipe_of(base, instruct, **options))
+    opening = Opening(allow_pickle=allow_pickle, write=False)
+    pair = open_pair(recipe_of(base, instruct, **options), opening)
     return plan_refinement(pair.base, pair.instruct, pair.recipe)
 
 
@@ -139,6 +144,7 @@ def refine(
     *,
     workers: int | None = 1,
     overwrite: bool = False,
+    allow_pickle: bool = False,
     on_progress: ProgressCallback | None = None,
     **options: Any,
 ) -> RefineResult | SeveralResult:
@@ -152,6 +158,7 @@ def refine(
             not depend on it. More than one needs the usual ``if __name__ == "__main__"`` guard in
             a script.
         overwrite: replace an output of timberkit that is there, in one step, at the end.
+        allow_pickle: convert ``pytorch_model*.bin`` into a cache, and read them from there.
         on_progress: called after every task, in this process.
         options: of ``recipe_of``: variants, or method with its parameter; families, layers,
             include, exclude, fused, dtype, device.
@@ -171,6 +178,7 @@ def refine(
     shared: dict[str, Any] = {
         "workers": workers,
         "overwrite": overwrite,
+        "allow_pickle": allow_pickle,
         "on_progress": on_progress,
     }
     if isinstance(instruct, str | Path | Source):
@@ -188,12 +196,13 @@ def refine_recipe(
     *,
     workers: int | None = 1,
     overwrite: bool = False,
+    allow_pickle: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> RefineResult:
     """``refine`` for a recipe that is built already."""
     started = time.perf_counter()
     check_device(recipe.device)
-    pair = open_pair(recipe)
+    pair = open_pair(recipe, Opening(allow_pickle=allow_pickle, on_progress=on_progress))
     run = PairRun("", pair, plan_refinement(pair.base, pair.instruct, pair.recipe))
     resumed = run_pairs(
         [run],

@@ -20,7 +20,7 @@ from timberkit.engine.pair_runs import PairRun
 from timberkit.engine.plan import plan_refinement
 from timberkit.engine.progress import ProgressCallback
 from timberkit.engine.run import RefineResult, check_device, result_of, run_pairs
-from timberkit.engine.sources import open_pair
+from timberkit.engine.sources import PLAIN, Opening, open_pair
 from timberkit.errors import TimberkitError, UsageError
 
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})=(.+)", re.ASCII | re.DOTALL)
@@ -85,7 +85,7 @@ def named_recipes(
     }
 
 
-def plan_pairs(recipes: Mapping[str, RefineRecipe]) -> list[PairRun]:
+def plan_pairs(recipes: Mapping[str, RefineRecipe], opening: Opening = PLAIN) -> list[PairRun]:
     """Open and plan every pair; nothing is written.
 
     Raises as ``open_pair`` and ``plan_refinement``, naming the Instruct model that does not fit.
@@ -93,7 +93,7 @@ def plan_pairs(recipes: Mapping[str, RefineRecipe]) -> list[PairRun]:
     runs = []
     for name, recipe in recipes.items():
         try:
-            pair = open_pair(recipe)
+            pair = open_pair(recipe, opening)
             runs.append(PairRun(name, pair, plan_refinement(pair.base, pair.instruct, pair.recipe)))
         except TimberkitError as error:
             error.args = (f"Instruct model {name!r} ({recipe.instruct}): {error}",)
@@ -107,6 +107,7 @@ def refine_recipes(
     *,
     workers: int | None = 1,
     overwrite: bool = False,
+    allow_pickle: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> SeveralResult:
     """``refine_recipe`` for recipes that differ in nothing but Instruct, into ``output/<name>``.
@@ -116,7 +117,7 @@ def refine_recipes(
     """
     started = time.perf_counter()
     check_device(next(iter(recipes.values())).device)
-    runs = plan_pairs(recipes)
+    runs = plan_pairs(recipes, Opening(allow_pickle=allow_pickle, on_progress=on_progress))
     resumed = run_pairs(
         runs,
         output,

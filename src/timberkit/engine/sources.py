@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from timberkit.checkpoint.conversion import Foreign, converted, planned
 from timberkit.checkpoint.index import open_checkpoint
 from timberkit.checkpoint.layout import Checkpoint
+from timberkit.checkpoint.pickled import PickledModel, pickle_files
 from timberkit.checkpoint.reader import check_unchanged, fingerprint
 from timberkit.checkpoint.source import ResolvedSource, public_name, resolve
 from timberkit.config import RefineRecipe, Source
+from timberkit.engine.progress import Progress, ProgressCallback
 from timberkit.errors import UsageError
 
 
@@ -25,11 +28,14 @@ class OpenPair:
     instruct: Checkpoint
     base_source: ResolvedSource
     instruct_source: ResolvedSource
+    conversions: Mapping[str, str] = field(default_factory=dict)
+    """``base`` or ``instruct`` to what was, or will be, converted: ``pickles``."""
 
     @property
-    def folders(self) -> tuple[Path, Path]:
-        """Where the two lie; never written to."""
-        return self.base.folder, self.instruct.folder
+    def folders(self) -> tuple[Path, ...]:
+        """Where the two lie, converted or not; never written to."""
+        given = self.base_source.folder, self.instruct_source.folder
+        return tuple(dict.fromkeys([*given, self.base.folder, self.instruct.folder]))
 
     def fingerprint(self) -> dict[str, Any]:
         """What the files of both look like now (``reader.fingerprint``), JSON-able."""
@@ -41,13 +47,33 @@ class OpenPair:
         check_unchanged(self.instruct, expected["instruct"])
 
 
-def open_pair(recipe: RefineRecipe) -> OpenPair:
-    """Resolve, fetch where necessary, validate both checkpoints and pin the recipe.
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How sources are opened that are not plain safetensors.
 
-    Raises SourceError or CheckpointError as ``resolve`` and ``open_checkpoint``; UsageError when
-    both are the same folder.
+    ``allow_pickle``: read ``pytorch_model*.bin`` (``weights_only``), which are refused otherwise.
+    ``write``: convert what has to be converted (``checkpoint.conversion``); False is enough for a
+    plan. ``on_progress``: told while that goes on.
     """
-    base_source, instruct_source = resolve(recipe.base), resolve(recipe.instruct)
+
+    allow_pickle: bool = False
+    write: bool = True
+    on_progress: ProgressCallback | None = None
+
+
+PLAIN = Opening()
+
+
+def open_pair(recipe: RefineRecipe, opening: Opening = PLAIN) -> OpenPair:
+    """Resolve, fetch where necessary, convert where asked, validate both, and pin the recipe.
+
+    Raises SourceError or CheckpointError as ``resolve`` and ``open_model``; UsageError when both
+    are the same folder.
+    """
+    base_source, instruct_source = (
+        resolve(source, allow_pickle=opening.allow_pickle)
+        for source in (recipe.base, recipe.instruct)
+    )
     if base_source.folder.resolve() == instruct_source.folder.resolve():
         raise UsageError(
             f"{recipe.base} and {recipe.instruct} are the same folder, expected a Base and an"
@@ -59,13 +85,45 @@ def open_pair(recipe: RefineRecipe) -> OpenPair:
             "instruct": pin(recipe.instruct, instruct_source),
         }
     )
+    (base, base_was), (instruct, instruct_was) = (
+        open_model(source, opening) for source in (base_source, instruct_source)
+    )
+    was = {"base": base_was, "instruct": instruct_was}
     return OpenPair(
         recipe=pinned,
-        base=open_checkpoint(base_source.folder),
-        instruct=open_checkpoint(instruct_source.folder),
+        base=base,
+        instruct=instruct,
         base_source=base_source,
         instruct_source=instruct_source,
+        conversions={name: kind for name, kind in was.items() if kind is not None},
     )
+
+
+def open_model(source: ResolvedSource, opening: Opening = PLAIN) -> tuple[Checkpoint, str | None]:
+    """One source, opened, and what it was before it was converted, None if it was plain.
+
+    Raises as ``open_checkpoint``, ``pickle_files`` and ``converted``.
+    """
+    foreign = _foreign(source.folder, opening)
+    if foreign is None:
+        return open_checkpoint(source.folder), None
+    if not opening.write:
+        return planned(foreign), foreign.kind
+
+    def tell(done: int, total: int) -> None:
+        if opening.on_progress is not None:
+            phase = f"convert {public_name(source)}"
+            opening.on_progress(Progress(phase, 0, done, done, 1, total, total))
+
+    return converted(foreign, tell), foreign.kind
+
+
+def _foreign(folder: Path, opening: Opening) -> Foreign | None:
+    """What has to be converted, if anything."""
+    if opening.allow_pickle and not any(folder.glob("*.safetensors")):
+        files = pickle_files(folder)
+        return PickledModel(folder, files) if files else None
+    return None
 
 
 def pin(source: Source, resolved: ResolvedSource) -> Source:

@@ -32,7 +32,7 @@ from timberkit.engine.analysis_files import ANALYSIS_KIND, read_analysis
 from timberkit.engine.execute import one_thread
 from timberkit.engine.job import load
 from timberkit.engine.plan import RefinementPlan, plan_refinement
-from timberkit.engine.sources import OpenPair, open_pair
+from timberkit.engine.sources import Opening, OpenPair, open_pair
 from timberkit.engine.tasks import RefineTask
 from timberkit.errors import CheckpointError, InputError, SourceError, TimberkitError
 from timberkit.spectral.agreement import agreement
@@ -73,6 +73,7 @@ def verify(
     sample: int = SAMPLE,
     seed: int = 0,
     sources: bool = True,
+    allow_pickle: bool = False,
     on_check: Callable[[Check], None] | None = None,
 ) -> VerifyReport:
     """Check an output: of ``refine``, one folder or one for each variant, or of ``analyze``.
@@ -84,6 +85,7 @@ def verify(
         base, instruct: where the sources are now; where the manifest says when None.
         every: recompute every matrix by the oracle, instead of ``sample`` drawn with ``seed``.
         sources: False checks hashes and structure only, without the sources.
+        allow_pickle: as for ``refine``, for an output whose sources are pickles.
         on_check: called with every check as it is made.
 
     Returns:
@@ -98,11 +100,12 @@ def verify(
     root = Path(output)
     folders = _output_folders(root)
     checks: list[Check] = []
+    opening = Opening(allow_pickle=allow_pickle)
     with one_thread():
         for folder in folders:
             place = folder.relative_to(root).as_posix() if folder != root else folder.name
             for name, passed, detail in _check_folder(
-                folder, base, instruct, sources, None if every else sample, seed
+                folder, base, instruct, sources, None if every else sample, seed, opening
             ):
                 check = Check(place, name, passed, detail)
                 checks.append(check)
@@ -133,6 +136,7 @@ def _check_folder(
     sources: bool,
     sample: int | None,
     seed: int,
+    opening: Opening,
 ) -> Iterator[_Finding]:
     manifest = read_manifest(folder)
     yield _check_hashes(folder, manifest)
@@ -149,7 +153,7 @@ def _check_folder(
         return
     recipe, variant = _recipe_of(folder, manifest, base, instruct)
     try:
-        pair = open_pair(recipe)
+        pair = open_pair(recipe, opening)
     except SourceError as error:
         raise SourceError(f"{error}; or pass --base and --instruct, or --without-sources") from None
     yield _check_sources(pair, manifest)

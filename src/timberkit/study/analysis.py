@@ -41,6 +41,7 @@ def analyze(
     page: bool = True,
     workers: int | None = 1,
     overwrite: bool = False,
+    allow_pickle: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> AnalysisResult:
     """Measure every selected weight of a pair and write the analysis into a folder.
@@ -54,7 +55,7 @@ def analyze(
         prompts: a file of texts for it; the embedded pair brings its own.
         page: write figures and ``report.html`` too, where the extra ``report`` is installed.
         families, layers, include, exclude, fused: as for ``refine``.
-        workers, overwrite, on_progress: as for ``refine``.
+        workers, overwrite, allow_pickle, on_progress: as for ``refine``.
 
     Returns:
         An ``AnalysisResult``; ``read_analysis(output)`` gives its ``analysis`` again.
@@ -79,6 +80,7 @@ def analyze(
         page=page,
         workers=workers,
         overwrite=overwrite,
+        allow_pickle=allow_pickle,
         on_progress=on_progress,
     )
 
@@ -90,6 +92,7 @@ def run_analysis(
     page: bool = True,
     workers: int | None = 1,
     overwrite: bool = False,
+    allow_pickle: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> AnalysisResult:
     """``analyze`` for a recipe that is built already.
@@ -103,5 +106,6 @@ def run_analysis(
         draw=draw_analysis if page and can_draw() else None,
         workers=workers,
         overwrite=overwrite,
+        allow_pickle=allow_pickle,
         on_progress=on_progress,
     )

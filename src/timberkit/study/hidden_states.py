@@ -112,7 +112,8 @@ def prepare_texts(pair: OpenPair, recipe: AnalyzeRecipe) -> TextStudy:
             "hidden states: no texts named; add --prompts FILE (one text a line, or JSON lines with"
             " a field 'text' or 'prompt')"
         )
-    tokenizers = [load_tokenizer(folder, wanted=_WANTED) for folder in pair.folders]
+    folders = pair.base.folder, pair.instruct.folder
+    tokenizers = [load_tokenizer(folder, wanted=_WANTED) for folder in folders]
     longest = min(LONGEST_TEXT_TOKENS, *map(_longest, (pair.base.config, pair.instruct.config)))
     ids = []
     for number, text in enumerate(texts, start=1):
@@ -129,7 +130,7 @@ def prepare_texts(pair: OpenPair, recipe: AnalyzeRecipe) -> TextStudy:
             )
         ids.append(base)
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    return TextStudy(pair.folders, tuple(ids), digest)
+    return TextStudy(folders, tuple(ids), digest)
 
 
 def state_entropy(states: torch.Tensor) -> float:

@@ -214,6 +214,39 @@ def test_only_what_is_needed_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert list(kept) == wanted
 
 
+@pytest.mark.parametrize(("has", "rounds"), [("model.safetensors", 1), ("config.json", 2)])
+def test_pickles_are_fetched_where_allowed_from_a_repository_without_safetensors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has: str, rounds: int
+) -> None:
+    (tmp_path / COMMIT).mkdir()
+    (tmp_path / COMMIT / has).write_bytes(b"")
+    asked: list[dict[str, Any]] = []
+
+    def fetch(location: str, **options: Any) -> str:
+        asked.append({**options, "location": location})
+        return str(tmp_path / COMMIT)
+
+    monkeypatch.setattr(source_module, "snapshot_download", fetch)
+    resolve(Source.parse("org/name"), allow_pickle=True)
+    assert len(asked) == rounds
+    files = [
+        *("config.json", "pytorch_model.bin", "pytorch_model-00001-of-00002.bin"),
+        *("training_args.bin", "optimizer.bin", "original/pytorch_model.bin", "model.pt"),
+    ]
+    kept = filter_repo_objects(
+        files,
+        allow_patterns=asked[-1]["allow_patterns"],
+        ignore_patterns=asked[-1]["ignore_patterns"],
+    )
+    assert list(kept) == (files[:3] if rounds == 2 else files[:1])
+
+
+def test_cached_pickles_are_used_offline(offline: Path) -> None:
+    snapshot = fill_cache(offline)
+    (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
+    assert resolve(Source(location="org/name"), allow_pickle=True).folder == snapshot
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
