@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -25,6 +26,7 @@ from timberkit.cli_options import (
     AllowPickle,
     Base,
     Config,
+    Dequantise,
     Device,
     Dtype,
     Energy,
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from timberkit.engine.module_check import ModuleCheck
     from timberkit.engine.plan import RefinementPlan
     from timberkit.engine.run import RefineResult
+    from timberkit.engine.sources import Opening
     from timberkit.pairs import Pair
 
 app = typer.Typer(
@@ -138,6 +141,7 @@ def refine(
     device: Device = None,
     workers: Workers = None,
     allow_pickle: AllowPickle = False,
+    dequantise: Dequantise = False,
     overwrite: Annotated[
         bool, typer.Option(help="Replace an earlier output, once the new one is complete.")
     ] = False,
@@ -160,6 +164,9 @@ def refine(
     timberkit refine --pair qwen3-0.6b -o OUT
     timberkit refine --base BASE --instruct INSTRUCT --instruct OTHER -o OUT
     """
+    from timberkit.engine.sources import Opening
+
+    opening = Opening(allow_pickle, dequantise)
     base, instruct, several = chosen_models(base, base_option, instruct, instructs)
     chosen = chosen_pair(pair, base, instruct)
     recipe = _recipe(
@@ -171,11 +178,11 @@ def refine(
     if dry_run and several:
         plan_several(
             recipe, several, workers, as_json=as_json, quiet=quiet, fields=_plan_fields,
-            allow_pickle=allow_pickle,
+            opening=opening,
         )  # fmt: skip
         return
     if dry_run:
-        _show_plan(recipe, workers, as_json=as_json, quiet=quiet, allow_pickle=allow_pickle)
+        _show_plan(recipe, workers, as_json=as_json, quiet=quiet, opening=opening)
         return
     if output is None:
         raise UsageError("no output named; add: -o FOLDER")
@@ -184,7 +191,7 @@ def refine(
     if several:
         refine_several(
             recipe, several, output, as_json=as_json, quiet=quiet, fields=_result_fields,
-            workers=workers, overwrite=overwrite, allow_pickle=allow_pickle,
+            workers=workers, overwrite=overwrite, opening=opening,
         )  # fmt: skip
         return
     from timberkit import terminal
@@ -192,7 +199,7 @@ def refine(
 
     with terminal.progress_bar(shown=not quiet and not as_json) as on_progress:
         result = refine_recipe(
-            recipe, output, workers=workers, overwrite=overwrite, allow_pickle=allow_pickle,
+            recipe, output, workers=workers, overwrite=overwrite, opening=opening,
             on_progress=on_progress,
         )  # fmt: skip
     if as_json:
@@ -223,6 +230,7 @@ def plan(
     device: Device = None,
     workers: Workers = None,
     allow_pickle: AllowPickle = False,
+    dequantise: Dequantise = False,
     check: Annotated[
         bool,
         typer.Option(
@@ -243,6 +251,9 @@ def plan(
     timberkit plan BASE INSTRUCT --variant timber-l --variant merge:mu=0.8 --json
     timberkit plan --pair qwen3-30b-a3b
     """
+    from timberkit.engine.sources import Opening
+
+    opening = Opening(allow_pickle, dequantise)
     base, instruct, several = chosen_models(base, base_option, instruct, instructs)
     chosen = chosen_pair(pair, base, instruct)
     recipe = _recipe(
@@ -256,12 +267,12 @@ def plan(
     if several:
         plan_several(
             recipe, several, workers, as_json=as_json, quiet=False, fields=_plan_fields,
-            allow_pickle=allow_pickle,
+            opening=opening,
         )  # fmt: skip
         return
     _show_plan(
         recipe, workers, as_json=as_json, quiet=False, pair=chosen, check=check,
-        allow_pickle=allow_pickle,
+        opening=opening,
     )  # fmt: skip
 
 
@@ -280,6 +291,7 @@ def verify(
         bool, typer.Option("--without-sources", help="Check hashes and structure only.")
     ] = False,
     allow_pickle: AllowPickle = False,
+    dequantise: Dequantise = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -295,7 +307,7 @@ def verify(
     console = terminal.results(quiet=quiet or as_json)
     report = verify_output(
         output, base=base, instruct=instruct, every=every, sample=sample, seed=seed,
-        sources=not without_sources, allow_pickle=allow_pickle,
+        sources=not without_sources, allow_pickle=allow_pickle, dequantise=dequantise,
         on_check=lambda check: terminal.show_check(console, check),
     )  # fmt: skip
     if as_json:
@@ -351,17 +363,17 @@ def _show_plan(
     quiet: bool,
     pair: Pair | None = None,
     check: bool = False,
-    allow_pickle: bool = False,
+    opening: Opening,
 ) -> None:
     """Plan from the files of the sources, or, for a pair, from its shapes alone."""
     from timberkit import terminal
     from timberkit.engine.estimate import calibrate, estimate
     from timberkit.engine.plan import plan_refinement
-    from timberkit.engine.sources import Opening, open_pair
+    from timberkit.engine.sources import open_pair
 
     shapes_from, opened = None, None
     if pair is None:
-        opened = open_pair(recipe, Opening(allow_pickle=allow_pickle, write=False))
+        opened = open_pair(recipe, replace(opening, write=False))
         base, instruct, recipe = opened.base, opened.instruct, opened.recipe
     else:
         from timberkit.pairs import planned_pair, shape_source
@@ -384,7 +396,8 @@ def _show_plan(
         if modules is not None:
             terminal.show_modules(console, modules)
     else:
-        print_json(_plan_fields(planned, needs, shapes_from, modules))
+        conversions = {} if opened is None else opened.conversions
+        print_json(_plan_fields(planned, needs, shapes_from, modules, conversions))
     if modules is not None and not modules.passed:
         raise typer.Exit(EXIT_CHECK_FAILED)
 
@@ -394,11 +407,13 @@ def _plan_fields(
     needs: Estimate,
     shapes_from: str | None,
     modules: ModuleCheck | None,
+    conversions: Mapping[str, str],
 ) -> dict[str, Any]:
     tensors = [asdict(tensor) for tensor in planned.tensors]
     return {
         "recipe": planned.recipe.model_dump(mode="json"),
         "shapes_from": shapes_from,
+        "conversions": dict(conversions),
         "estimate": asdict(needs),
         "refined": [tensor for tensor in tensors if tensor["action"] == "refine"],
         "copied": [tensor for tensor in tensors if tensor["action"] == "copy"],
@@ -413,6 +428,7 @@ def _result_fields(result: RefineResult) -> dict[str, Any]:
         "output": str(result.output),
         "folders": {name: str(folder) for name, folder in result.folders.items()},
         "resumed": result.resumed,
+        "conversions": dict(result.conversions),
         "seconds": result.seconds,
         "copied": result.plan.copy_reasons,
         "base_only": result.plan.base_only,

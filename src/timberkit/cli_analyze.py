@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ from timberkit.cli_options import (
     AllowPickle,
     Base,
     Config,
+    Dequantise,
     Exclude,
     Families,
     Fused,
@@ -35,6 +36,7 @@ from timberkit.errors import UsageError
 
 if TYPE_CHECKING:
     from timberkit.engine.analyze import AnalysisResult
+    from timberkit.engine.sources import Opening
 
 
 @stoppable
@@ -74,6 +76,7 @@ def analyze(
     fused: Fused = None,
     workers: Workers = None,
     allow_pickle: AllowPickle = False,
+    dequantise: Dequantise = False,
     overwrite: Annotated[
         bool, typer.Option(help="Replace an earlier output, once the new one is complete.")
     ] = False,
@@ -105,8 +108,11 @@ def analyze(
         prompts=None if prompts is None else str(prompts), families=split_names(families),
         layers=layers, include=include or None, exclude=exclude or None, fused=fused,
     )  # fmt: skip
+    from timberkit.engine.sources import Opening
+
+    opening = Opening(allow_pickle, dequantise)
     if dry_run:
-        _show_plan(recipe, workers, as_json=as_json, quiet=quiet, allow_pickle=allow_pickle)
+        _show_plan(recipe, workers, as_json=as_json, quiet=quiet, opening=opening)
         return
     if output is None:
         raise UsageError("no output named; add: -o FOLDER")
@@ -118,7 +124,7 @@ def analyze(
     with terminal.progress_bar(shown=not quiet and not as_json) as on_progress:
         result = run_analysis(
             recipe, output, page=page, workers=workers, overwrite=overwrite,
-            allow_pickle=allow_pickle, on_progress=on_progress,
+            opening=opening, on_progress=on_progress,
         )  # fmt: skip
     if as_json:
         print_json(_result_fields(result))
@@ -134,14 +140,14 @@ def _recipe(config: Path | None, **flags: Any) -> AnalyzeRecipe:
 
 
 def _show_plan(
-    recipe: AnalyzeRecipe, workers: int | None, *, as_json: bool, quiet: bool, allow_pickle: bool
+    recipe: AnalyzeRecipe, workers: int | None, *, as_json: bool, quiet: bool, opening: Opening
 ) -> None:
     from timberkit import terminal
     from timberkit.engine.analysis_plan import estimate_analysis, plan_analysis
     from timberkit.engine.estimate import calibrate
-    from timberkit.engine.sources import Opening, open_pair
+    from timberkit.engine.sources import open_pair
 
-    pair = open_pair(recipe.refinement(), Opening(allow_pickle=allow_pickle, write=False))
+    pair = open_pair(recipe.refinement(), replace(opening, write=False))
     planned = plan_analysis(pair, recipe)
     needs = estimate_analysis(planned, workers=workers, calibration=calibrate())
     if not as_json:

@@ -80,6 +80,14 @@ AllowPickle = Annotated[
         "--allow-pickle", help="Read pytorch_model*.bin too (no code runs), by way of a cache."
     ),
 ]
+Dequantise = Annotated[
+    bool,
+    typer.Option(
+        "--dequantise",
+        help="Turn FP8 and compressed-tensors weights into BF16, likewise (extra quantized); what"
+        " rounding lost does not come back.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Result as one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing but errors.")]
 

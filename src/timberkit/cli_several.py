@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from timberkit.errors import UsageError
 
 if TYPE_CHECKING:
     from timberkit.engine.run import RefineResult
+    from timberkit.engine.sources import Opening
 
 BaseOption = Annotated[str | None, typer.Option("--base", help="Base, in place of BASE.")]
 Instructs = Annotated[
@@ -88,17 +90,15 @@ def plan_several(
     as_json: bool,
     quiet: bool,
     fields: Callable[..., Mapping[str, Any]],
-    allow_pickle: bool = False,
+    opening: Opening,
 ) -> None:
     """Show the plan of each pair, then what all take together; writes nothing."""
     from timberkit import terminal
     from timberkit.engine.estimate import calibrate, estimate
     from timberkit.engine.pair_runs import workers_for
     from timberkit.engine.several import named_recipes, plan_pairs
-    from timberkit.engine.sources import Opening
 
-    opening = Opening(allow_pickle=allow_pickle, write=False)
-    runs = plan_pairs(named_recipes(recipe, instructs), opening)
+    runs = plan_pairs(named_recipes(recipe, instructs), replace(opening, write=False))
     count = workers if workers is not None else workers_for(runs)
     calibration = calibrate()
     needs = {run.name: estimate(run.plan, workers=count, calibration=calibration) for run in runs}
@@ -110,7 +110,10 @@ def plan_several(
         "seconds": seconds,
     }
     if as_json:
-        models = {run.name: fields(run.plan, needs[run.name], None, None) for run in runs}
+        models = {
+            run.name: fields(run.plan, needs[run.name], None, None, run.pair.conversions)
+            for run in runs
+        }
         print_json({"estimate": total, "models": models})
         return
     console = terminal.results(quiet=quiet)

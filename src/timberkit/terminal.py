@@ -177,6 +177,15 @@ def show_conversions(console: Console, pair: OpenPair) -> None:
             f" {size(found[which].size_bytes)}.",
             markup=False,
         )
+    _warn_of_rounding(console, pair.conversions)
+
+
+def _warn_of_rounding(console: Console, conversions: Mapping[str, str]) -> None:
+    from timberkit.engine.sources import rounding_caution
+
+    caution = rounding_caution(conversions)
+    if caution:
+        console.print(f"Warning: {caution}", markup=False)
 
 
 def _show_fused(console: Console, plan: RefinementPlan) -> None:
@@ -264,6 +273,7 @@ def show_result(console: Console, result: RefineResult) -> None:
     console.print(f"{copied} tensors copied from Instruct bit for bit: {reasons}.")
     if result.plan.base_only:
         console.print(f"{len(result.plan.base_only)} tensors only in Base were not written.")
+    _warn_of_rounding(console, result.conversions)
     resumed = ", continued from an earlier run" if result.resumed else ""
     console.print(f"{result.output}: done in {duration(result.seconds)}{resumed}.")
 
@@ -306,6 +316,7 @@ def show_analysis(console: Console, result: AnalysisResult, *, can_draw: bool) -
         console.print(line)
     if result.analysis.hidden_states:
         console.print(_hidden_states_table(result))
+    _warn_of_rounding(console, result.conversions)
     resumed = ", continued from an earlier run" if result.resumed else ""
     console.print(f"{result.output}: done in {duration(result.seconds)}{resumed}.")
     page = result.output / "report.html"

@@ -38,7 +38,7 @@ from timberkit.checkpoint.index import contained, open_checkpoint, read_config
 from timberkit.checkpoint.layout import Checkpoint, Shard
 from timberkit.checkpoint.model_card import CARD_NAME
 from timberkit.checkpoint.output_layout import ShardLayout
-from timberkit.checkpoint.planned import checkpoint_of, planned_shard
+from timberkit.checkpoint.planned import FILE, checkpoint_of, planned_shard
 from timberkit.checkpoint.sidecars import INDEX_NAME, LARGEST_SIDECAR_BYTES, sidecar_files
 from timberkit.checkpoint.writer import (
     create_shard,
@@ -219,7 +219,7 @@ def _build(foreign: Foreign, building: Path, name: str, on_bytes: OnBytes | None
         else:
             done += layout.size_bytes
         weight_map |= {tensor.name: shard.name for tensor in layout.tensors}
-    if len(shards) > 1:
+    if [name for name, _ in shards] != [FILE]:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         write_file(target / INDEX_NAME, json.dumps(index, indent=2).encode())
     _copy_small_files(foreign, target)

@@ -111,12 +111,14 @@ def write_model_card(
     command: Sequence[str],
     licence: Mapping[str, str],
     pipeline_tag: str | None = None,
+    caution: str = "",
 ) -> None:
     """Write ``target/README.md``; not synced.
 
     ``explanation`` says in a sentence what the method does, ``reference`` where it comes from.
     ``command`` is the argument vector that makes the output again, ``licence`` what
-    ``read_licence`` found with Instruct, ``pipeline_tag`` what ``read_pipeline_tag`` did.
+    ``read_licence`` found with Instruct, ``pipeline_tag`` what ``read_pipeline_tag`` did,
+    ``caution`` a sentence that a reader should not miss.
     ``base_model`` names hub ids only: a local folder's name would point at a stranger's
     repository. Raises InterruptedRunError when the disk is full.
     """
@@ -126,8 +128,9 @@ def write_model_card(
         allow_unicode=True,
     )
     body = _body(
-        base, instruct, method, explanation, reference, parameters, families, tool_version, command
-    )
+        base, instruct, method, explanation, reference, parameters, families, tool_version, command,
+        caution,
+    )  # fmt: skip
     write_file(target / CARD_NAME, f"---\n{front_matter}---\n\n{body}".encode())
 
 
@@ -183,6 +186,7 @@ def _body(
     families: Sequence[str],
     tool_version: str,
     command: Sequence[str],
+    caution: str,
 ) -> str:
     settings = ", ".join(f"{name} = {value}" for name, value in parameters.items()) or "none"
     rows = {
@@ -203,6 +207,7 @@ def _body(
         for sign in shlex.join(command)
     )
     fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", shell)), default=0))
+    warning = f"\n{escape_markdown(caution)}\n" if caution else ""
     return f"""\
 # {_shown(instruct)}, refined with {escape_markdown(method)}
 
@@ -212,7 +217,7 @@ those of Instruct, bit for bit unless another dtype was asked for. Tokenizer, te
 configuration are those of Instruct.
 
 Evaluation results on the cards of the sources do not hold for this model: measure it yourself.
-
+{warning}
 ## How it was made
 
 | | |

@@ -13,6 +13,9 @@ from typing import Any
 
 from timberkit.checkpoint.layout import Checkpoint, TensorEntry
 
+FP8, COMPRESSED = "fp8", "compressed-tensors"
+"""Values of ``quant_method``."""
+
 _PACKED_DTYPES: Mapping[str, str] = {"F4": "fp4", "F6_E2M3": "fp6", "F6_E3M2": "fp6"}
 _INTEGERS = frozenset({"U8", "I8", "U16", "I16", "U32", "I32"})
 # Tensors that only quantisers write, and the family of methods that writes them.
@@ -39,6 +42,24 @@ def quantization(checkpoint: Checkpoint) -> str | None:
             return named
     found = (_evidence(entry) for entry in checkpoint.tensors.values())
     return next((method for method in found if method is not None), None)
+
+
+def settings_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``quantization_config`` of config.json, or of its ``text_config``; empty without one."""
+    for scope in (config, config.get("text_config")):
+        found = scope.get("quantization_config") if isinstance(scope, Mapping) else None
+        if isinstance(found, Mapping):
+            return found
+    return {}
+
+
+def is_known_format(config: Mapping[str, Any]) -> bool:
+    """Whether config.json names a format that ``dequantise`` knows: FP8 in blocks, or its own."""
+    settings = settings_of(config)
+    method = settings.get("quant_method")
+    return method == COMPRESSED or (
+        method == FP8 and isinstance(settings.get("weight_block_size"), list)
+    )
 
 
 def _configured(scope: Any) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 from timberkit.checkpoint.header import shown
 from timberkit.checkpoint.layout import Checkpoint
 from timberkit.checkpoint.model_card import HUB_ID, front_matter
-from timberkit.checkpoint.quantized import quantization
+from timberkit.checkpoint.quantized import is_known_format, quantization
 from timberkit.errors import CheckpointError
 
 CONVERT = (
@@ -104,9 +104,17 @@ def refuse_quantised(checkpoint: Checkpoint, which: str) -> None:
     raise CheckpointError(
         f"{checkpoint.folder.name} ({which}): weights are quantised"
         f" ({name}{'' if bits is None else f', {bits} bits'}), expected plain BF16, F16 or F32:"
-        " codes mean nothing without their scales, and have no delta; give the unquantised original"
+        f" codes mean nothing without their scales, and have no delta; {_way(checkpoint)}give the"
+        " unquantised original"
         f" of this model{_original(checkpoint.folder, checkpoint.config)}{other}"
     )
+
+
+def _way(checkpoint: Checkpoint) -> str:
+    """The way on for a format that can be dequantised."""
+    if not is_known_format(checkpoint.config):
+        return ""
+    return "--dequantise turns them into BF16, which does not undo their rounding; better, "
 
 
 _GGUF = (

@@ -15,7 +15,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,7 +42,7 @@ from timberkit.engine.execute import Executor, executor_for
 from timberkit.engine.finish import TOOL_VERSION, libraries, source_facts
 from timberkit.engine.job import JobContext, Outcome
 from timberkit.engine.progress import Meter, Progress, ProgressCallback
-from timberkit.engine.sources import Opening, OpenPair, open_pair
+from timberkit.engine.sources import PLAIN, Opening, OpenPair, open_pair
 from timberkit.engine.staging import run_in_stage, work_through
 from timberkit.measurements import Analysis, HiddenStateMeasurement, WeightMeasurement
 from timberkit.metrics.summary import summarise
@@ -61,6 +61,7 @@ class HiddenStateStudy(Protocol):
         ...
 
 
+SOURCES = ("base", "instruct")
 PrepareHidden = Callable[[OpenPair, AnalyzeRecipe], HiddenStateStudy]
 Draw = Callable[[Analysis, Path], None]
 
@@ -75,6 +76,12 @@ class AnalysisResult:
     resumed: bool
     seconds: float
 
+    @property
+    def conversions(self) -> dict[str, str]:
+        """As of ``OpenPair``: which sources were converted, and from what."""
+        kinds = {which: self.analysis.facts.get(f"{which}_converted_from") for which in SOURCES}
+        return {which: str(kind) for which, kind in kinds.items() if kind is not None}
+
 
 def analyze_recipe(
     recipe: AnalyzeRecipe,
@@ -84,7 +91,7 @@ def analyze_recipe(
     draw: Draw | None = None,
     workers: int | None = 1,
     overwrite: bool = False,
-    allow_pickle: bool = False,
+    opening: Opening = PLAIN,
     on_progress: ProgressCallback | None = None,
 ) -> AnalysisResult:
     """Measure every selected weight of a pair and write the analysis.
@@ -98,7 +105,7 @@ def analyze_recipe(
         workers: processes that share the work; as many as pay off when None. No number depends on
             it but the times.
         overwrite: replace an output of timberkit that is there, in one step, at the end.
-        allow_pickle: as for ``refine``.
+        opening: how sources are opened that are not plain safetensors.
         on_progress: called after every weight and every text, in this process.
 
     Returns:
@@ -113,8 +120,7 @@ def analyze_recipe(
     for each singular value kept, in this process.
     """
     started = time.perf_counter()
-    opening = Opening(allow_pickle=allow_pickle, on_progress=on_progress)
-    pair = open_pair(recipe.refinement(), opening)
+    pair = open_pair(recipe.refinement(), replace(opening, on_progress=on_progress))
     pinned = _pinned(recipe, pair)
     planned = plan_analysis(pair, pinned)
     refuse_overlap(output, pair.folders)
@@ -252,6 +258,7 @@ def _facts(pair: OpenPair, planned: AnalysisPlan) -> dict[str, object]:
         "base_revision": pair.base_source.revision,
         "instruct": public_name(pair.instruct_source),
         "instruct_revision": pair.instruct_source.revision,
+        **{f"{which}_converted_from": kind for which, kind in pair.conversions.items()},
         "model_type": model_type if isinstance(model_type, str) else None,
         "stored_as": sorted(stored),
         "measure": ["spectra", *recipe.measure],

@@ -25,7 +25,7 @@ from timberkit.checkpoint.source import public_name
 from timberkit.config import AnyVariant, variant_name
 from timberkit.engine.execute import Executor
 from timberkit.engine.plan import SAFETENSORS_DTYPE, RefinementPlan
-from timberkit.engine.sources import OpenPair, described
+from timberkit.engine.sources import OpenPair, described, rounding_caution
 from timberkit.engine.tasks import HashTask
 from timberkit.errors import CheckpointError
 from timberkit.methods import explanation, parameters_shown
@@ -153,9 +153,11 @@ def _write_card(folder: Path, pair: OpenPair, variant: AnyVariant) -> None:
         command=[
             *("timberkit", "refine", *named, "--config", "timberkit.json", "-o", "OUT"),
             *(["--allow-pickle"] if PICKLES in pair.conversions.values() else []),
+            *(["--dequantise"] if set(pair.conversions.values()) - {PICKLES} else []),
         ],
         licence=read_licence(pair.instruct.folder),
         pipeline_tag=read_pipeline_tag(pair.instruct.folder),
+        caution=rounding_caution(pair.conversions),
     )
 
 

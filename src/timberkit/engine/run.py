@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -40,7 +40,7 @@ from timberkit.engine.pair_runs import (
 )
 from timberkit.engine.plan import RefinementPlan, plan_refinement
 from timberkit.engine.progress import ProgressCallback
-from timberkit.engine.sources import Opening, open_pair
+from timberkit.engine.sources import PLAIN, Opening, open_pair
 from timberkit.engine.staging import run_in_stage
 from timberkit.errors import ResourceError, UsageError
 
@@ -61,6 +61,8 @@ class RefineResult:
     tensors: tuple[records.TensorRecord, ...]
     resumed: bool
     seconds: float
+    conversions: Mapping[str, str] = field(default_factory=dict)
+    """As of ``OpenPair``: which sources were converted, and from what."""
 
 
 def recipe_of(
@@ -111,13 +113,14 @@ def plan(
     instruct: str | Path | Source,
     *,
     allow_pickle: bool = False,
+    dequantise: bool = False,
     **options: Any,
 ) -> RefinementPlan:
     """What ``refine`` with the same options would do; nothing is written.
 
     Raises as ``refine`` does before it writes.
     """
-    opening = Opening(allow_pickle=allow_pickle, write=False)
+    opening = Opening(allow_pickle, dequantise, write=False)
     pair = open_pair(recipe_of(base, instruct, **options), opening)
     return plan_refinement(pair.base, pair.instruct, pair.recipe)
 
@@ -145,6 +148,7 @@ def refine(
     workers: int | None = 1,
     overwrite: bool = False,
     allow_pickle: bool = False,
+    dequantise: bool = False,
     on_progress: ProgressCallback | None = None,
     **options: Any,
 ) -> RefineResult | SeveralResult:
@@ -159,6 +163,8 @@ def refine(
             a script.
         overwrite: replace an output of timberkit that is there, in one step, at the end.
         allow_pickle: convert ``pytorch_model*.bin`` into a cache, and read them from there.
+        dequantise: likewise weights in FP8 blocks or of compressed-tensors (extra ``quantized``);
+            the delta then holds their rounding.
         on_progress: called after every task, in this process.
         options: of ``recipe_of``: variants, or method with its parameter; families, layers,
             include, exclude, fused, dtype, device.
@@ -178,7 +184,7 @@ def refine(
     shared: dict[str, Any] = {
         "workers": workers,
         "overwrite": overwrite,
-        "allow_pickle": allow_pickle,
+        "opening": Opening(allow_pickle, dequantise),
         "on_progress": on_progress,
     }
     if isinstance(instruct, str | Path | Source):
@@ -196,13 +202,13 @@ def refine_recipe(
     *,
     workers: int | None = 1,
     overwrite: bool = False,
-    allow_pickle: bool = False,
+    opening: Opening = PLAIN,
     on_progress: ProgressCallback | None = None,
 ) -> RefineResult:
     """``refine`` for a recipe that is built already."""
     started = time.perf_counter()
     check_device(recipe.device)
-    pair = open_pair(recipe, Opening(allow_pickle=allow_pickle, on_progress=on_progress))
+    pair = open_pair(recipe, replace(opening, on_progress=on_progress))
     run = PairRun("", pair, plan_refinement(pair.base, pair.instruct, pair.recipe))
     resumed = run_pairs(
         [run],
@@ -225,6 +231,7 @@ def result_of(run: PairRun, output: Path, *, resumed: bool, seconds: float) -> R
         tensors=read_records(tuple(folders.values())),
         resumed=resumed,
         seconds=seconds,
+        conversions=run.pair.conversions,
     )
 
 

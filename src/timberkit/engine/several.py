@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from timberkit.config import RefineRecipe, Source
@@ -107,7 +107,7 @@ def refine_recipes(
     *,
     workers: int | None = 1,
     overwrite: bool = False,
-    allow_pickle: bool = False,
+    opening: Opening = PLAIN,
     on_progress: ProgressCallback | None = None,
 ) -> SeveralResult:
     """``refine_recipe`` for recipes that differ in nothing but Instruct, into ``output/<name>``.
@@ -117,7 +117,7 @@ def refine_recipes(
     """
     started = time.perf_counter()
     check_device(next(iter(recipes.values())).device)
-    runs = plan_pairs(recipes, Opening(allow_pickle=allow_pickle, on_progress=on_progress))
+    runs = plan_pairs(recipes, replace(opening, on_progress=on_progress))
     resumed = run_pairs(
         runs,
         output,

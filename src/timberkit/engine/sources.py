@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from timberkit.checkpoint.conversion import Foreign, converted, planned
+from timberkit.checkpoint.dequantise import quantised_model
 from timberkit.checkpoint.index import open_checkpoint
 from timberkit.checkpoint.layout import Checkpoint
-from timberkit.checkpoint.pickled import PickledModel, pickle_files
+from timberkit.checkpoint.pickled import PICKLES, PickledModel, pickle_files
 from timberkit.checkpoint.reader import check_unchanged, fingerprint
 from timberkit.checkpoint.source import ResolvedSource, public_name, resolve
 from timberkit.config import RefineRecipe, Source
@@ -52,11 +53,13 @@ class Opening:
     """How sources are opened that are not plain safetensors.
 
     ``allow_pickle``: read ``pytorch_model*.bin`` (``weights_only``), which are refused otherwise.
+    ``dequantise``: turn weights in FP8 blocks or of compressed-tensors into BF16, likewise.
     ``write``: convert what has to be converted (``checkpoint.conversion``); False is enough for a
     plan. ``on_progress``: told while that goes on.
     """
 
     allow_pickle: bool = False
+    dequantise: bool = False
     write: bool = True
     on_progress: ProgressCallback | None = None
 
@@ -118,12 +121,28 @@ def open_model(source: ResolvedSource, opening: Opening = PLAIN) -> tuple[Checkp
     return converted(foreign, tell), foreign.kind
 
 
+def rounding_caution(conversions: Mapping[str, str]) -> str:
+    """What to say of sources that were quantised; empty where none was.
+
+    >>> rounding_caution({"base": "pickles"})
+    ''
+    """
+    quantised = [which.capitalize() for which, kind in conversions.items() if kind != PICKLES]
+    if not quantised:
+        return ""
+    return (
+        f"{' and '.join(quantised)} {'were' if len(quantised) > 1 else 'was'} quantised: what"
+        " rounding took from the weights does not come back, and lies in the delta, mostly in the"
+        " tail that is cut. The unquantised original is the better source."
+    )
+
+
 def _foreign(folder: Path, opening: Opening) -> Foreign | None:
     """What has to be converted, if anything."""
-    if opening.allow_pickle and not any(folder.glob("*.safetensors")):
-        files = pickle_files(folder)
+    if not any(folder.glob("*.safetensors")):
+        files = pickle_files(folder) if opening.allow_pickle else ()
         return PickledModel(folder, files) if files else None
-    return None
+    return quantised_model(open_checkpoint(folder)) if opening.dequantise else None
 
 
 def pin(source: Source, resolved: ResolvedSource) -> Source:

@@ -74,6 +74,7 @@ def verify(
     seed: int = 0,
     sources: bool = True,
     allow_pickle: bool = False,
+    dequantise: bool = False,
     on_check: Callable[[Check], None] | None = None,
 ) -> VerifyReport:
     """Check an output: of ``refine``, one folder or one for each variant, or of ``analyze``.
@@ -85,7 +86,7 @@ def verify(
         base, instruct: where the sources are now; where the manifest says when None.
         every: recompute every matrix by the oracle, instead of ``sample`` drawn with ``seed``.
         sources: False checks hashes and structure only, without the sources.
-        allow_pickle: as for ``refine``, for an output whose sources are pickles.
+        allow_pickle, dequantise: as for ``refine``, for an output whose sources need it.
         on_check: called with every check as it is made.
 
     Returns:
@@ -100,7 +101,7 @@ def verify(
     root = Path(output)
     folders = _output_folders(root)
     checks: list[Check] = []
-    opening = Opening(allow_pickle=allow_pickle)
+    opening = Opening(allow_pickle, dequantise)
     with one_thread():
         for folder in folders:
             place = folder.relative_to(root).as_posix() if folder != root else folder.name

@@ -20,6 +20,7 @@ from timberkit.config import (
 from timberkit.engine.analyze import AnalysisResult, analyze_recipe
 from timberkit.engine.progress import ProgressCallback
 from timberkit.engine.run import source_field
+from timberkit.engine.sources import PLAIN, Opening
 from timberkit.study.hidden_states import prepare_texts
 from timberkit.study.pictures import can_draw, draw_analysis
 
@@ -42,6 +43,7 @@ def analyze(
     workers: int | None = 1,
     overwrite: bool = False,
     allow_pickle: bool = False,
+    dequantise: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> AnalysisResult:
     """Measure every selected weight of a pair and write the analysis into a folder.
@@ -55,7 +57,7 @@ def analyze(
         prompts: a file of texts for it; the embedded pair brings its own.
         page: write figures and ``report.html`` too, where the extra ``report`` is installed.
         families, layers, include, exclude, fused: as for ``refine``.
-        workers, overwrite, allow_pickle, on_progress: as for ``refine``.
+        workers, overwrite, allow_pickle, dequantise, on_progress: as for ``refine``.
 
     Returns:
         An ``AnalysisResult``; ``read_analysis(output)`` gives its ``analysis`` again.
@@ -80,7 +82,7 @@ def analyze(
         page=page,
         workers=workers,
         overwrite=overwrite,
-        allow_pickle=allow_pickle,
+        opening=Opening(allow_pickle, dequantise),
         on_progress=on_progress,
     )
 
@@ -92,7 +94,7 @@ def run_analysis(
     page: bool = True,
     workers: int | None = 1,
     overwrite: bool = False,
-    allow_pickle: bool = False,
+    opening: Opening = PLAIN,
     on_progress: ProgressCallback | None = None,
 ) -> AnalysisResult:
     """``analyze`` for a recipe that is built already.
@@ -106,6 +108,6 @@ def run_analysis(
         draw=draw_analysis if page and can_draw() else None,
         workers=workers,
         overwrite=overwrite,
-        allow_pickle=allow_pickle,
+        opening=opening,
         on_progress=on_progress,
     )
