@@ -152,6 +152,15 @@ def show_plan(console: Console, plan: RefinementPlan, needs: Estimate) -> None:
                 " Instruct's."
             )
         )
+    if plan.other_layout:
+        tensor = plan.other_layout[0]
+        console.print(
+            one_line(
+                f"Stored in another layout in Base, and paired all the same:"
+                f" {len(plan.other_layout)}, such as {tensor.name} with"
+                f" {', '.join(tensor.base_names[:2])}{' …' if len(tensor.base_names) > 2 else ''}."
+            )
+        )
     _show_fused(console, plan)
     _show_unrecognised(console, plan)
     if plan.base_only:

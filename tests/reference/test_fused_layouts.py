@@ -7,6 +7,7 @@ the model computes the same if, and only if, these rows and columns are what the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import transformers
 from architecture_zoo import SIZES, ZOO, build, is_vision, without_bars
 from safetensors.torch import load_file, save_file
 
+from timberkit.checkpoint import fused
 from timberkit.checkpoint.families import classify
 from timberkit.checkpoint.fused import Matrix, split_tensor
 from timberkit.checkpoint.index import open_checkpoint
@@ -158,3 +160,21 @@ def test_no_other_architecture_has_a_weight_that_is_split(
         model = model_of(architecture)
         parts = {matrix.part for name in model.tensors for matrix in model.matrices(name)}
         assert parts <= {None}, architecture
+
+
+@pytest.mark.parametrize("model_type", fused._STACKED_EXPERTS)
+def test_stacked_experts_are_what_transformers_makes_of_single_ones(model_type: str) -> None:
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    found = {
+        str(step.target_patterns): step
+        for step in get_checkpoint_conversion_mapping(model_type)
+        if hasattr(step, "operations")
+    }
+    [gate_up] = (step for target, step in found.items() if "experts.gate_up_proj" in target)
+    [down] = (step for target, step in found.items() if "experts.down_proj" in target)
+    assert re.search(r"(gate_proj|w1)\.", gate_up.source_patterns[0])
+    assert re.search(r"(up_proj|w3)\.", gate_up.source_patterns[1])
+    assert re.search(r"(down_proj|w2)\.", down.source_patterns[0])
+    steps = [[(type(o).__name__, o.dim) for o in step.operations] for step in (gate_up, down)]
+    assert steps == [[("MergeModulelist", 0), ("Concatenate", 1)], [("MergeModulelist", 0)]]

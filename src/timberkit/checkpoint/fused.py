@@ -227,6 +227,11 @@ def _gate_up_either(config: Config, shape: tuple[int, int]) -> Fusion | str:
     return _gate_up_columns(config, shape) if shape[0] == hidden else _gate_up(config, shape)
 
 
+_STACKED_EXPERTS = (
+    *("qwen2_moe", "qwen3_moe", "qwen3_next", "qwen3_omni_moe_text", "mixtral", "minimax"),
+    *("minimax_m2", "deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite", "dots1", "olmoe"),
+    *("flex_olmo", "ernie4_5_moe", "hunyuan_v1_moe", "exaone_moe", "jamba"),
+)
 _LAYOUTS: Mapping[str, Mapping[str, Layout | str]] = {
     "qkv_proj": {"phi3": _stacked},
     "query_key_value": {
@@ -240,6 +245,8 @@ _LAYOUTS: Mapping[str, Mapping[str, Layout | str]] = {
     "gate_up_proj": {
         **{"phi3": _gate_up, "glm": _gate_up, "glm4": _gate_up},
         **{"llama4_text": _gate_up_columns, "qwen3_vl_moe_text": _gate_up_either},
+        # As their classes hold them; most files have the experts one by one.
+        **dict.fromkeys(_STACKED_EXPERTS, _gate_up),
         "gpt_oss": "gate and up alternate, column by column",
     },
     "input_linear": {"granitemoe": _gate_up, "granitemoeshared": _gate_up},

@@ -76,6 +76,7 @@ def finish_outputs(
                 "common_rows": {
                     tensor.name: tensor.refined_shape[0] for tensor in plan.other_vocabulary
                 },
+                "other_layout": [tensor.name for tensor in plan.other_layout],
                 "base_only": list(plan.base_only),
                 "files_left_out": skipped,
                 "files": hashes[name],

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from timberkit import records
 from timberkit.checkpoint.manifest import hash_file
 from timberkit.checkpoint.reader import TORCH_NAMES, RowReader, read_pieces, torch_dtype
@@ -108,7 +110,8 @@ def load(place: Place, shape: tuple[int, ...]) -> torch.Tensor:
     import torch
 
     content = read_pieces(Path(place.path), place.pieces)
-    return torch.frombuffer(content, dtype=torch_dtype(place.dtype)).reshape(shape)
+    found = torch.frombuffer(content, dtype=torch_dtype(place.dtype))
+    return found.reshape(shape[::-1]).T.contiguous() if place.transposed else found.reshape(shape)
 
 
 def _share(context: JobContext, shared: SharedTask) -> Outcome:
@@ -176,9 +179,16 @@ def _named(
 
 
 def _rows_of(place: Place, shape: tuple[int, int]) -> Rows:
-    """A matrix in memory; one so large that it is worked on in blocks is read in blocks."""
+    """A matrix in memory; one so large that it is worked on in blocks is read in blocks.
+
+    One that is stored as its transpose is in memory whatever its size: its rows lie in all of it.
+    """
     dtype = TORCH_NAMES[place.dtype]
-    reader = RowReader(Path(place.path), place.start_byte, shape, dtype, place.blocks)
+    path, start = Path(place.path), place.start_byte
+    if place.transposed:
+        stored = RowReader(path, start, shape[::-1], dtype, place.blocks)[0 : shape[1]]
+        return StoredMatrix(np.ascontiguousarray(stored.T), dtype)
+    reader = RowReader(path, start, shape, dtype, place.blocks)
     if place.size_bytes > HELD_BYTES:
         return reader
     return StoredMatrix(reader[0 : shape[0]], dtype)

@@ -1,20 +1,76 @@
-"""Why the weights of a Base and an Instruct model cannot be paired, in words.
+"""Which weights of a Base and an Instruct model are one, and, in words, why others cannot be.
 
+    elsewhere = OtherLayout(base.tensors, instruct.tensors, selection, base.config)
+    elsewhere.tensors_of(name, entry, kind, instruct.config)     # of Base, or none
     refuse_other_layout(unpaired, base.tensors, instruct.tensors)
 
-A model's experts may be stored singly or stacked, its q, k and v singly or as one weight. Tensors
-are paired by name, so such a pair would be copied from Instruct where it was meant to be refined.
+A model's experts may be stored singly or stacked, its q, k and v singly or as one weight. What has
+another name in Base is paired by its logical name (``checkpoint.logical``); where that is not
+known, it would be copied from Instruct where it was meant to be refined, and is refused.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from timberkit.checkpoint.families import classify
 from timberkit.checkpoint.layout import TensorEntry
+from timberkit.checkpoint.logical import LogicalName, StoredMatrix, logical_matrices
 from timberkit.config import Selection
 from timberkit.errors import PairMismatchError, UsageError
+
+
+class OtherLayout:
+    """The weights that Base holds in another layout than Instruct, by their logical names.
+
+    Only tensors that Instruct does not have count: what both have is paired by name.
+    """
+
+    def __init__(
+        self,
+        base: Mapping[str, TensorEntry],
+        instruct: Mapping[str, TensorEntry],
+        selection: Selection,
+        config: Mapping[str, Any],
+    ) -> None:
+        self._selection = selection
+        self._found: dict[LogicalName, StoredMatrix] = {}
+        for name, entry in base.items():
+            if name not in instruct:
+                kind = classify(name, entry.shape).kind
+                self._found |= logical_matrices(name, entry.shape, kind, selection, config)
+
+    def tensors_of(
+        self, name: str, entry: TensorEntry, kind: str, config: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        """The tensors of Base that hold an Instruct one; none where they do not hold all of it.
+
+        Raises PairMismatchError where they do, in another shape.
+        """
+        places = self.places_of(name, entry, kind, config)
+        return tuple(dict.fromkeys(stored.tensor for stored, _ in places))
+
+    def places_of(
+        self, name: str, entry: TensorEntry, kind: str, config: Mapping[str, Any]
+    ) -> list[tuple[StoredMatrix, bool]]:
+        """Where the matrices of an Instruct tensor lie in Base, and whether the other way round."""
+        wanted = logical_matrices(name, entry.shape, kind, self._selection, config)
+        if not wanted or not all(logical in self._found for logical in wanted):
+            return []
+        places = []
+        for logical, own in wanted.items():
+            stored = self._found[logical]
+            if stored.shape != own.shape:
+                raise PairMismatchError(
+                    f"tensor {name!r} (Instruct): its {logical.part} is {own.shape[0]} x"
+                    f" {own.shape[1]}, and {stored.shape[0]} x {stored.shape[1]} in"
+                    f" {stored.tensor!r} (Base), expected equal shapes; these are not a Base and"
+                    " the Instruct model trained from it; or leave the tensors out with --exclude"
+                )
+            places.append((stored, stored.transposed != own.transposed))
+        return places
 
 
 def refuse_other_layout(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -29,7 +29,12 @@ from timberkit.checkpoint.output_layout import (
 )
 from timberkit.checkpoint.refused import refuse_quantised
 from timberkit.config import RefineRecipe, Selection
-from timberkit.engine.pairing import nothing_selected, refuse_other_layout, shape_mismatch
+from timberkit.engine.pairing import (
+    OtherLayout,
+    nothing_selected,
+    refuse_other_layout,
+    shape_mismatch,
+)
 from timberkit.engine.tasks import CastTask, CopyTask, Place, RefineTask
 from timberkit.errors import CheckpointError, PairMismatchError
 from timberkit.placing import check_places
@@ -60,6 +65,8 @@ class PlannedTensor:
     1 or 0. ``parts`` names the projections; ``whole_because`` says why a fused weight has none.
     ``base_rows`` is the number of rows in Base of an embedding or a head whose vocabulary is
     another one there, else None: the rows that both have are refined, the others are Instruct's.
+    ``base_names`` are the tensors of Base that hold it in another layout, empty where one of the
+    same name does.
     """
 
     name: str
@@ -73,6 +80,7 @@ class PlannedTensor:
     parts: tuple[str, ...] = ()
     whole_because: str = ""
     base_rows: int | None = None
+    base_names: tuple[str, ...] = ()
 
     @property
     def refined_shape(self) -> tuple[int, ...]:
@@ -143,6 +151,11 @@ class RefinementPlan:
         return tuple(tensor for tensor in self.refined if tensor.base_rows is not None)
 
     @property
+    def other_layout(self) -> tuple[PlannedTensor, ...]:
+        """Refined weights that Base stores in another layout."""
+        return tuple(tensor for tensor in self.refined if tensor.base_names)
+
+    @property
     def output_bytes(self) -> int:
         """Bytes of weights of all variants together."""
         return self.layout.size_bytes * len(self.recipe.variants)
@@ -171,10 +184,12 @@ def select_tensors(
     instruct: Mapping[str, TensorEntry],
     selection: Selection,
     config: Mapping[str, Any] = NO_CONFIG,
+    base_config: Mapping[str, Any] = NO_CONFIG,
 ) -> tuple[PlannedTensor, ...]:
     """Decide for every tensor of Instruct whether it is refined, and if not, why.
 
-    ``config`` is config.json, which says how fused weights are stored.
+    ``config`` and ``base_config`` are the two config.json, which say how fused weights are stored.
+    A weight that Base holds in another layout (``logical``) is paired with its matrices there.
 
     Of an embedding or head with another vocabulary in Base the common rows are refined: padding and
     tokens that Instruct added stand at the end.
@@ -185,10 +200,18 @@ def select_tensors(
     selection fits no tensor at all.
     """
     planned, misfits, unpaired = [], [], []
+    elsewhere = OtherLayout(base, instruct, selection, base_config)
     for name, entry in instruct.items():
         role = classify(name, entry.shape)
         selected, reason = is_selected(role, selection, name, entry.shape)
+        base_names: tuple[str, ...] = ()
         if selected and name not in base:
+            base_names = elsewhere.tensors_of(name, entry, role.kind, config)
+        if base_names:
+            _check_float(name, entry, "Instruct")
+            for other in base_names:
+                _check_float(other, base[other], "Base")
+        elif selected and name not in base:
             selected, reason = False, "not in Base"
             unpaired.append(name)
         elif selected and not _pairable(role, base[name].shape, entry.shape):
@@ -197,9 +220,10 @@ def select_tensors(
             _check_float(name, base[name], "Base")
             _check_float(name, entry, "Instruct")
         rows = None
-        if selected and base[name].shape != entry.shape:
+        if selected and not base_names and base[name].shape != entry.shape:
             rows = base[name].shape[0]
-        planned.append(_planned(entry, role, selection, config, reason, rows, refine=selected))
+        tensor = _planned(entry, role, selection, config, reason, rows, refine=selected)
+        planned.append(replace(tensor, base_names=base_names))
     if misfits:
         raise shape_mismatch(misfits, base, instruct)
     if not any(tensor.action == "refine" for tensor in planned):
@@ -218,18 +242,22 @@ def plan_refinement(base: Checkpoint, instruct: Checkpoint, recipe: RefineRecipe
     for checkpoint, which in ((base, "Base"), (instruct, "Instruct")):
         refuse_quantised(checkpoint, which)
     compare_configs(base.config, instruct.config)
-    tensors = select_tensors(base.tensors, instruct.tensors, recipe.selection, instruct.config)
+    tensors = select_tensors(
+        base.tensors, instruct.tensors, recipe.selection, instruct.config, base.config
+    )
     dtype = None if recipe.dtype is None else SAFETENSORS_DTYPE[recipe.dtype]
     layout = plan_output(instruct, dtype)
+    elsewhere = OtherLayout(base.tensors, instruct.tensors, recipe.selection, base.config)
     refine_tasks = [
         task
         for tensor in tensors
         if tensor.action == "refine"
-        for task in _refine_tasks(tensor, base, instruct, layout, recipe.selection)
+        for task in _refine_tasks(tensor, base, instruct, layout, recipe.selection, elsewhere)
     ]
     layers = count_layers(tensors)
     check_places(recipe.variants, [task.position(layers) for task in refine_tasks])
     refined = {tensor.name for tensor in tensors if tensor.action == "refine"}
+    paired = {name for tensor in tensors for name in tensor.base_names}
     copies: list[CopyTask | CastTask] = [
         CopyTask(
             source=str(instruct.shard(piece.shard).path),
@@ -255,7 +283,9 @@ def plan_refinement(base: Checkpoint, instruct: Checkpoint, recipe: RefineRecipe
     return RefinementPlan(
         recipe=recipe,
         tensors=tensors,
-        base_only=tuple(name for name in base.tensors if name not in instruct.tensors),
+        base_only=tuple(
+            name for name in base.tensors if name not in instruct.tensors and name not in paired
+        ),
         layout=layout,
         tasks=(*refine_tasks, *copies),
     )
@@ -318,17 +348,22 @@ def _refine_tasks(
     instruct: Checkpoint,
     layout: OutputLayout,
     selection: Selection,
+    elsewhere: OtherLayout,
 ) -> list[RefineTask]:
     split = split_tensor(
         tensor.name, tensor.refined_shape, tensor.family, selection, instruct.config
     )
-    sources = [
-        _place(checkpoint.tensors[tensor.name], str(checkpoint.shard(entry.shard).path))
-        for checkpoint in (base, instruct)
-        for entry in (checkpoint.tensors[tensor.name],)
-    ]
     target = layout.tensors[tensor.name]
-    base_place, instruct_place = sources
+    instruct_place = _place_of(instruct, tensor.name)
+    if tensor.base_names:
+        own = instruct.tensors[tensor.name]
+        found = elsewhere.places_of(tensor.name, own, tensor.family, instruct.config)
+        base_places = [
+            replace(_part(_place_of(base, stored.tensor), stored.matrix), transposed=turned)
+            for stored, turned in found
+        ]
+    else:
+        base_places = [_part(_place_of(base, tensor.name), matrix) for matrix in split.matrices]
     return [
         RefineTask(
             name=tensor.name,
@@ -337,13 +372,18 @@ def _refine_tasks(
             layer=tensor.layer,
             rows=matrix.rows,
             columns=matrix.cols,
-            base=_part(base_place, matrix),
+            base=base_place,
             instruct=_part(instruct_place, matrix),
             target=_part(_place(target, target.shard), matrix),
             part=matrix.part,
         )
-        for matrix in split.matrices
+        for matrix, base_place in zip(split.matrices, base_places, strict=True)
     ]
+
+
+def _place_of(checkpoint: Checkpoint, name: str) -> Place:
+    entry = checkpoint.tensors[name]
+    return _place(entry, str(checkpoint.shard(entry.shard).path))
 
 
 def _place(entry: TensorEntry, path: str) -> Place:

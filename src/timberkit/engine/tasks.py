@@ -19,6 +19,7 @@ class Place:
     """``size_bytes`` bytes of one dtype from ``start_byte`` of a file.
 
     In one piece, or in blocks of ``block_bytes`` whose starts lie ``stride_bytes`` apart.
+    ``transposed``: what is stored is the transpose of the matrix that is meant.
     """
 
     path: str
@@ -27,6 +28,7 @@ class Place:
     dtype: str
     block_bytes: int = 0
     stride_bytes: int = 0
+    transposed: bool = False
 
     @property
     def blocks(self) -> tuple[int, int]:
