@@ -367,6 +367,7 @@ def _show_plan(
 ) -> None:
     """Plan from the files of the sources, or, for a pair, from its shapes alone."""
     from timberkit import terminal
+    from timberkit.engine.adapter_plan import plan_pair
     from timberkit.engine.estimate import calibrate, estimate
     from timberkit.engine.plan import plan_refinement
     from timberkit.engine.sources import open_pair
@@ -374,12 +375,12 @@ def _show_plan(
     shapes_from, opened = None, None
     if pair is None:
         opened = open_pair(recipe, replace(opening, write=False))
-        base, instruct, recipe = opened.base, opened.instruct, opened.recipe
+        instruct, planned = opened.instruct, plan_pair(opened)
     else:
         from timberkit.pairs import planned_pair, shape_source
 
         (base, instruct), shapes_from = planned_pair(pair), shape_source(pair)
-    planned = plan_refinement(base, instruct, recipe)
+        planned = plan_refinement(base, instruct, recipe)
     modules = None
     if check:
         from timberkit.engine.module_check import check_modules

@@ -40,8 +40,9 @@ def no_weights(folder: Path, names: Sequence[str]) -> CheckpointError:
     pickles = [name for name in names if name.endswith(_PICKLES) and name not in _NO_MODEL]
     if "adapter_config.json" in names:
         return CheckpointError(
-            f"{folder}: found an adapter (adapter_config.json), expected whole weights; LoRA"
-            " adapters are not supported yet; merge it into its model first, with peft's"
+            f"{folder}: found an adapter (adapter_config.json), expected whole weights;"
+            " a LoRA adapter can take the place of INSTRUCT in refine, plan, analyze and verify;"
+            " elsewhere merge it into its model first, with peft's"
             " model.merge_and_unload().save_pretrained(FOLDER)"
         )
     if pickles:

@@ -24,6 +24,14 @@ from timberkit.errors import CheckpointError
 LARGEST_SIDECAR_BYTES = 100_000_000
 INDEX_NAME = "model.safetensors.index.json"
 
+TOKENIZER_FILES = frozenset(
+    {
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+        "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
+    }
+)  # fmt: skip
+"""Names of the files that make a tokenizer and its chat template."""
+
 WEIGHT_SUFFIXES = frozenset(
     {
         ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ckpt", ".h5", ".msgpack", ".onnx",
@@ -80,6 +88,16 @@ def copy_sidecars(
         write_file(target / name, data)
         copied.append(name)
     return CopiedSidecars(tuple(sorted(copied)), tuple(sorted(skipped)))
+
+
+def copy_tokenizer(adapter: Path, target: Path) -> None:
+    """Put the tokenizer and template that an adapter brings in the place of Base's.
+
+    Raises as ``copy_sidecars``. Not synced.
+    """
+    for name, reason in sidecar_files(adapter).items():
+        if name in TOKENIZER_FILES and not reason:
+            write_file(target / name, _read(adapter / name))
 
 
 def sidecar_files(folder: Path) -> dict[str, str]:

@@ -6,16 +6,14 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-
-import torch
 
 from timberkit.checkpoint.families import module_path
-from timberkit.checkpoint.reader import read_pieces, torch_dtype
-from timberkit.engine.tasks import MeasureTask, Place
+from timberkit.engine.job import factors, load
+from timberkit.engine.tasks import MeasureTask
 from timberkit.errors import SpectrumError
 from timberkit.measurements import WeightMeasurement
 from timberkit.parts import matrix_name
+from timberkit.spectral.low_rank import decompose_factors
 from timberkit.spectral.measure import measure_matrix
 
 
@@ -26,13 +24,17 @@ def measure_task(task: MeasureTask) -> WeightMeasurement:
     numbers that float64 does not hold.
     """
     started = time.perf_counter()
+    added = task.instruct.added
     try:
         found = measure_matrix(
-            _read(task, task.base),
-            _read(task, task.instruct),
+            load(task.base, (task.rows, task.columns)),
+            load(task.instruct, (task.rows, task.columns)),
             rounding="rounding" in task.measure,
             subspaces="subspaces" in task.measure,
             keep_all=task.keep_values == "all",
+            delta_values=None
+            if added is None
+            else decompose_factors(*factors(added)).singular_values,
         )
         if not _all_finite(asdict(found)):
             raise SpectrumError("found numbers beyond float64, expected weights of a usual size")
@@ -64,12 +66,6 @@ def measure_task(task: MeasureTask) -> WeightMeasurement:
         subspaces=found.subspaces,
         part=task.part,
     )
-
-
-def _read(task: MeasureTask, place: Place) -> torch.Tensor:
-    content = read_pieces(Path(place.path), place.pieces)
-    stored = torch.frombuffer(content, dtype=torch_dtype(place.dtype))
-    return stored.reshape(task.rows, task.columns)
 
 
 def _all_finite(value: object) -> bool:

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 
 from timberkit.config import AnalyzeRecipe
+from timberkit.engine.adapter_plan import plan_pair
 from timberkit.engine.estimate import (
     PROCESS_BYTES,
     REDUCTION_WEIGHT,
@@ -19,9 +20,10 @@ from timberkit.engine.estimate import (
     task_memory_bytes,
 )
 from timberkit.engine.fork_server import usable_cores
-from timberkit.engine.plan import RefinementPlan, plan_refinement
+from timberkit.engine.plan import RefinementPlan
 from timberkit.engine.sources import OpenPair
 from timberkit.engine.tasks import MeasureTask, RefineTask, Task
+from timberkit.errors import UsageError
 
 VECTORS_FLOPS = 27.0
 """Times r^3: all eigenvectors of three Gram matrices."""
@@ -56,7 +58,13 @@ class AnalysisEstimate:
 
 def plan_analysis(pair: OpenPair, recipe: AnalyzeRecipe) -> AnalysisPlan:
     """Plan the analysis of an open pair; raises as ``plan_refinement``. O(number of tensors)."""
-    refinement = plan_refinement(pair.base, pair.instruct, recipe.refinement())
+    if pair.adapter is not None and (recipe.hidden_states or "rounding" in recipe.measure):
+        raise UsageError(
+            "Instruct is an adapter, which has no stored weights and no model of its own: leave out"
+            " --hidden-states and the measure rounding, or merge it first with timberkit refine"
+            " --method merge --mu 1"
+        )
+    refinement = plan_pair(pair)
     tasks = (_measure_task(task, recipe) for task in refinement.refine_tasks)
     ordered = sorted(tasks, key=lambda task: (-analysis_cost(task), task.key))
     return AnalysisPlan(recipe, refinement, tuple(ordered))

@@ -42,7 +42,7 @@ from timberkit.engine.execute import Executor, executor_for
 from timberkit.engine.finish import TOOL_VERSION, libraries, source_facts
 from timberkit.engine.job import JobContext, Outcome
 from timberkit.engine.progress import Meter, Progress, ProgressCallback
-from timberkit.engine.sources import PLAIN, Opening, OpenPair, open_pair
+from timberkit.engine.sources import ANY, Opening, OpenPair, open_pair
 from timberkit.engine.staging import run_in_stage, work_through
 from timberkit.measurements import Analysis, HiddenStateMeasurement, WeightMeasurement
 from timberkit.metrics.summary import summarise
@@ -91,7 +91,7 @@ def analyze_recipe(
     draw: Draw | None = None,
     workers: int | None = 1,
     overwrite: bool = False,
-    opening: Opening = PLAIN,
+    opening: Opening = ANY,
     on_progress: ProgressCallback | None = None,
 ) -> AnalysisResult:
     """Measure every selected weight of a pair and write the analysis.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from timberkit import records
+from timberkit.checkpoint.adapter import LORA
 from timberkit.checkpoint.manifest import list_output_files, read_manifest, write_manifest
 from timberkit.checkpoint.model_card import (
     CardSource,
@@ -20,7 +21,7 @@ from timberkit.checkpoint.model_card import (
 )
 from timberkit.checkpoint.pickled import PICKLES
 from timberkit.checkpoint.reader import fingerprint
-from timberkit.checkpoint.sidecars import copy_sidecars
+from timberkit.checkpoint.sidecars import copy_sidecars, copy_tokenizer
 from timberkit.checkpoint.source import public_name
 from timberkit.config import AnyVariant, variant_name
 from timberkit.engine.execute import Executor
@@ -54,6 +55,8 @@ def finish_outputs(
         folder = folders[variant_name(variant)]
         copied = copy_sidecars(pair.instruct, folder, dtype=dtype, base_folder=pair.base.folder)
         skipped = dict(copied.skipped)
+        if pair.adapter is not None:
+            copy_tokenizer(pair.adapter.folder, folder)
         _write_card(folder, pair, variant)
     ordered = sorted(found.values(), key=_place)
     hashes = _hash_outputs(folders, executor)
@@ -119,21 +122,25 @@ def source_facts(pair: OpenPair, which: Literal["base", "instruct"]) -> dict[str
     Of a source that was converted also from what (``converted_from``); the shards are then those of
     the conversion.
     """
-    checkpoint, resolved = (
-        (pair.base, pair.base_source) if which == "base" else (pair.instruct, pair.instruct_source)
-    )
+    checkpoint = pair.weights[which]
+    resolved = pair.base_source if which == "base" else pair.instruct_source
     shards = {
         name: {"size_bytes": facts["size_bytes"], "header_sha256": facts["header_sha256"]}
         for name, facts in fingerprint(checkpoint).items()
     }
     was = pair.conversions.get(which)
-    converted = {} if was is None else {"converted_from": was}
-    return {**described(resolved), **converted, "shards": shards}
+    facts = {} if was is None else {"converted_from": was}
+    if which == "instruct" and pair.adapter is not None:
+        facts["adapter"] = "lora"
+    return {**described(resolved), **facts, "shards": shards}
 
 
 def _write_card(folder: Path, pair: OpenPair, variant: AnyVariant) -> None:
+    was = dict(pair.conversions)
+    if pair.adapter is not None:
+        was["instruct"] = LORA
     base, instruct = (
-        CardSource(public_name(source), source.is_hub, source.revision, pair.conversions.get(which))
+        CardSource(public_name(source), source.is_hub, source.revision, was.get(which))
         for which, source in (("base", pair.base_source), ("instruct", pair.instruct_source))
     )
     named = [

@@ -10,21 +10,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from timberkit import records
 from timberkit.checkpoint.manifest import hash_file
 from timberkit.checkpoint.reader import TORCH_NAMES, RowReader, read_pieces, torch_dtype
 from timberkit.checkpoint.writer import RowWriter, copy_range, write_at
 from timberkit.config import AnyVariant, at, variant_name
+from timberkit.dtypes import widen
 from timberkit.engine.diff_job import Distance, compare_task
 from timberkit.engine.tasks import (
     CastTask,
     CompareTask,
     CopyTask,
     HashTask,
+    LowRankPlace,
     MeasureTask,
     Place,
     RefineTask,
@@ -35,6 +38,7 @@ from timberkit.errors import CheckpointError, InputError, SpectrumError
 from timberkit.measurements import WeightMeasurement
 from timberkit.parts import matrix_name
 from timberkit.spectral.delta import Rows
+from timberkit.spectral.low_rank import decompose_factors, refine_factors
 from timberkit.spectral.refine import StoredMatrix, refine_rows
 
 if TYPE_CHECKING:
@@ -85,7 +89,7 @@ def perform(context: JobContext, task: Task) -> Outcome:
     """
     match task:
         case RefineTask():
-            return _refine(context, task, _rows_of(task.base, (task.rows, task.columns)))
+            return _refine(context, task, rows_of(task.base, (task.rows, task.columns)))
         case SharedTask():
             return _share(context, task)
         case CopyTask():
@@ -106,12 +110,35 @@ def perform(context: JobContext, task: Task) -> Outcome:
 
 
 def load(place: Place, shape: tuple[int, ...]) -> torch.Tensor:
-    """Read a place as a tensor of its own dtype; CheckpointError when the file fails."""
+    """Read a place as a tensor of its own dtype; CheckpointError when the file fails.
+
+    In float64 where a delta is added to what is stored.
+    """
     import torch
+
+    if place.added is not None:
+        left, right = factors(place.added)
+        stored = load(replace(place, added=None), shape).to(torch.float64)
+        return stored + torch.from_numpy(left @ right)
 
     content = read_pieces(Path(place.path), place.pieces)
     found = torch.frombuffer(content, dtype=torch_dtype(place.dtype))
     return found.reshape(shape[::-1]).T.contiguous() if place.transposed else found.reshape(shape)
+
+
+def factors(place: LowRankPlace) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The factors of a delta, (m, k) and (k, n), the number between them in the first."""
+    read = [
+        RowReader(Path(part.path), part.start_byte, shape, TORCH_NAMES[part.dtype])
+        for part, shape in (
+            (place.a, (place.rank, place.inputs)),
+            (place.b, (place.outputs, place.rank)),
+        )
+    ]
+    a, b = (widen(part[0 : part.shape[0]], part.dtype, np.float64) for part in read)
+    left, right = (a.T, b.T) if place.turned else (b, a)
+    rows = np.concatenate([left[first:last] for first, last in place.rows]) * place.factor
+    return rows, np.ascontiguousarray(right[:, slice(*place.columns)])
 
 
 def _share(context: JobContext, shared: SharedTask) -> Outcome:
@@ -121,7 +148,7 @@ def _share(context: JobContext, shared: SharedTask) -> Outcome:
     for part in shared.parts:
         own, task = context.pairs[part.pair], part.task
         if isinstance(task, RefineTask):
-            base = _rows_of(task.base, (task.rows, task.columns)) if base is None else base
+            base = rows_of(task.base, (task.rows, task.columns)) if base is None else base
             outcome = _refine(own, task, base)
         else:
             outcome = perform(own, task)
@@ -135,19 +162,22 @@ def _refine(context: JobContext, task: RefineTask, base: Rows) -> Outcome:
     shape = (task.rows, task.columns)
     targets = [Path(folder, task.target.path) for folder in context.folders]
     position = task.position(context.layers)
+    variants = [at(variant, position) for variant in context.variants]
+    sinks = [
+        RowWriter(path, task.target.start_byte, task.columns, task.target.blocks)
+        for path in targets
+    ]
+    options: dict[str, Any] = {
+        "dtype": TORCH_NAMES[task.target.dtype],
+        "device": context.device,
+        "name": task.matrix,
+    }
     try:
-        found = refine_rows(
-            base,
-            _rows_of(task.instruct, shape),
-            [at(variant, position) for variant in context.variants],
-            [
-                RowWriter(path, task.target.start_byte, task.columns, task.target.blocks)
-                for path in targets
-            ],
-            dtype=TORCH_NAMES[task.target.dtype],
-            device=context.device,
-            name=task.matrix,
-        )
+        if task.instruct.added is not None:
+            delta = decompose_factors(*factors(task.instruct.added))
+            found = refine_factors(base, delta, variants, sinks, **options)
+        else:
+            found = refine_rows(base, rows_of(task.instruct, shape), variants, sinks, **options)
     except SpectrumError as error:
         where = matrix_name(repr(task.name), task.index, task.part)
         raise SpectrumError(
@@ -178,7 +208,7 @@ def _named(
     )
 
 
-def _rows_of(place: Place, shape: tuple[int, int]) -> Rows:
+def rows_of(place: Place, shape: tuple[int, int]) -> Rows:
     """A matrix in memory; one so large that it is worked on in blocks is read in blocks.
 
     One that is stored as its transpose is in memory whatever its size: its rows lie in all of it.
@@ -204,7 +234,7 @@ def _copy(context: JobContext, task: CopyTask) -> Outcome:
 def _cast(context: JobContext, task: CastTask) -> Outcome:
     import torch
 
-    values = load(task.source, (-1,))
+    values = load(task.source, task.shape)
     cast = values.to(torch_dtype(task.target.dtype))
     if bool(torch.isfinite(values).all()):  # an Inf that Instruct itself holds stays one
         refuse_overflow(task.name, cast)

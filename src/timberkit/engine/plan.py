@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -252,34 +252,17 @@ def plan_refinement(base: Checkpoint, instruct: Checkpoint, recipe: RefineRecipe
         task
         for tensor in tensors
         if tensor.action == "refine"
-        for task in _refine_tasks(tensor, base, instruct, layout, recipe.selection, elsewhere)
+        for task in refine_tasks_of(tensor, base, instruct, layout, recipe.selection, elsewhere)
     ]
     layers = count_layers(tensors)
     check_places(recipe.variants, [task.position(layers) for task in refine_tasks])
     refined = {tensor.name for tensor in tensors if tensor.action == "refine"}
     paired = {name for tensor in tensors for name in tensor.base_names}
-    copies: list[CopyTask | CastTask] = [
-        CopyTask(
-            source=str(instruct.shard(piece.shard).path),
-            source_start=piece.source_start,
-            shard=piece.shard,
-            target_start=piece.target_start,
-            size_bytes=piece.size_bytes,
-        )
-        for piece in copy_ranges(layout, instruct, refined)
-    ]
-    copies += [
-        CastTask(
-            name=cast.source.name,
-            source=_place(cast.source, str(instruct.shard(cast.source.shard).path)),
-            target=_place(cast.target, cast.target.shard),
-        )
-        for cast in cast_tensors(layout, instruct, refined)
-    ]
+    copies = copies_of(layout, instruct, refined)
     for tensor in tensors:
         if tensor.base_rows is not None:
             copies += _other_rows(tensor, instruct, layout)
-    refine_tasks.sort(key=lambda task: (-_flops(task), task.key))
+    refine_tasks.sort(key=slowest_first)
     return RefinementPlan(
         recipe=recipe,
         tensors=tensors,
@@ -289,6 +272,31 @@ def plan_refinement(base: Checkpoint, instruct: Checkpoint, recipe: RefineRecipe
         layout=layout,
         tasks=(*refine_tasks, *copies),
     )
+
+
+def copies_of(
+    layout: OutputLayout, instruct: Checkpoint, written: Set[str]
+) -> list[CopyTask | CastTask]:
+    """What is copied, or cast, of a checkpoint: all but the tensors that are written otherwise."""
+    copies = [
+        CopyTask(
+            source=str(instruct.shard(piece.shard).path),
+            source_start=piece.source_start,
+            shard=piece.shard,
+            target_start=piece.target_start,
+            size_bytes=piece.size_bytes,
+        )
+        for piece in copy_ranges(layout, instruct, written)
+    ]
+    casts = [
+        CastTask(
+            name=cast.source.name,
+            source=_place(cast.source, str(instruct.shard(cast.source.shard).path)),
+            target=_place(cast.target, cast.target.shard),
+        )
+        for cast in cast_tensors(layout, instruct, written)
+    ]
+    return [*copies, *casts]
 
 
 def _planned(
@@ -336,13 +344,13 @@ def _other_rows(
         return []
     path = str(instruct.shard(source.shard).path)
     rest = Matrix(None, None, kept // columns, columns, common * columns, kept, kept)
-    from_, to = _part(_place(source, path), rest), _part(_place(target, target.shard), rest)
+    from_, to = part_of(_place(source, path), rest), part_of(_place(target, target.shard), rest)
     if source.dtype != target.dtype:
         return [CastTask(tensor.name, from_, to)]
     return [CopyTask(path, from_.start_byte, target.shard, to.start_byte, to.size_bytes)]
 
 
-def _refine_tasks(
+def refine_tasks_of(
     tensor: PlannedTensor,
     base: Checkpoint,
     instruct: Checkpoint,
@@ -350,20 +358,21 @@ def _refine_tasks(
     selection: Selection,
     elsewhere: OtherLayout,
 ) -> list[RefineTask]:
+    """A task for each matrix of a refined tensor."""
     split = split_tensor(
         tensor.name, tensor.refined_shape, tensor.family, selection, instruct.config
     )
     target = layout.tensors[tensor.name]
-    instruct_place = _place_of(instruct, tensor.name)
+    instruct_place = place_of(instruct, tensor.name)
     if tensor.base_names:
         own = instruct.tensors[tensor.name]
         found = elsewhere.places_of(tensor.name, own, tensor.family, instruct.config)
         base_places = [
-            replace(_part(_place_of(base, stored.tensor), stored.matrix), transposed=turned)
+            replace(part_of(place_of(base, stored.tensor), stored.matrix), transposed=turned)
             for stored, turned in found
         ]
     else:
-        base_places = [_part(_place_of(base, tensor.name), matrix) for matrix in split.matrices]
+        base_places = [part_of(place_of(base, tensor.name), matrix) for matrix in split.matrices]
     return [
         RefineTask(
             name=tensor.name,
@@ -373,15 +382,16 @@ def _refine_tasks(
             rows=matrix.rows,
             columns=matrix.cols,
             base=base_place,
-            instruct=_part(instruct_place, matrix),
-            target=_part(_place(target, target.shard), matrix),
+            instruct=part_of(instruct_place, matrix),
+            target=part_of(_place(target, target.shard), matrix),
             part=matrix.part,
         )
         for matrix, base_place in zip(split.matrices, base_places, strict=True)
     ]
 
 
-def _place_of(checkpoint: Checkpoint, name: str) -> Place:
+def place_of(checkpoint: Checkpoint, name: str) -> Place:
+    """Where a tensor of a checkpoint lies."""
     entry = checkpoint.tensors[name]
     return _place(entry, str(checkpoint.shard(entry.shard).path))
 
@@ -390,7 +400,8 @@ def _place(entry: TensorEntry, path: str) -> Place:
     return Place(path, entry.start_byte, entry.size_bytes, entry.dtype)
 
 
-def _part(place: Place, matrix: Matrix) -> Place:
+def part_of(place: Place, matrix: Matrix) -> Place:
+    """Where one matrix of a tensor lies."""
     width = DTYPE_BITS[place.dtype] // 8
     start = place.start_byte + matrix.start * width
     size = matrix.rows * matrix.cols * width
@@ -398,9 +409,10 @@ def _part(place: Place, matrix: Matrix) -> Place:
     return Place(place.path, start, size, place.dtype, *blocks)
 
 
-def _flops(task: RefineTask) -> float:
+def slowest_first(task: RefineTask) -> tuple[float, str]:
+    """Orders matrices by what they cost, the most expensive first."""
     r = min(task.rows, task.columns)
-    return float(task.rows * task.columns * r + r**3)
+    return -float(task.rows * task.columns * r + r**3), task.key
 
 
 def _check_float(name: str, entry: TensorEntry, which: str) -> None:

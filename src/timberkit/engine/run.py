@@ -29,6 +29,7 @@ from timberkit.config import (
     build_selection,
     parse_variants,
 )
+from timberkit.engine.adapter_plan import plan_pair
 from timberkit.engine.execute import executor_for
 from timberkit.engine.finish import read_records
 from timberkit.engine.pair_runs import (
@@ -38,9 +39,9 @@ from timberkit.engine.pair_runs import (
     run_digest,
     workers_for,
 )
-from timberkit.engine.plan import RefinementPlan, plan_refinement
+from timberkit.engine.plan import RefinementPlan
 from timberkit.engine.progress import ProgressCallback
-from timberkit.engine.sources import PLAIN, Opening, open_pair
+from timberkit.engine.sources import ANY, Opening, open_pair
 from timberkit.engine.staging import run_in_stage
 from timberkit.errors import ResourceError, UsageError
 
@@ -122,7 +123,7 @@ def plan(
     """
     opening = Opening(allow_pickle, dequantise, write=False)
     pair = open_pair(recipe_of(base, instruct, **options), opening)
-    return plan_refinement(pair.base, pair.instruct, pair.recipe)
+    return plan_pair(pair)
 
 
 @overload
@@ -202,14 +203,14 @@ def refine_recipe(
     *,
     workers: int | None = 1,
     overwrite: bool = False,
-    opening: Opening = PLAIN,
+    opening: Opening = ANY,
     on_progress: ProgressCallback | None = None,
 ) -> RefineResult:
     """``refine`` for a recipe that is built already."""
     started = time.perf_counter()
     check_device(recipe.device)
     pair = open_pair(recipe, replace(opening, on_progress=on_progress))
-    run = PairRun("", pair, plan_refinement(pair.base, pair.instruct, pair.recipe))
+    run = PairRun("", pair, plan_pair(pair))
     resumed = run_pairs(
         [run],
         output,

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from timberkit.config import RefineRecipe, Source
+from timberkit.engine.adapter_plan import plan_pair
 from timberkit.engine.pair_runs import PairRun
-from timberkit.engine.plan import plan_refinement
 from timberkit.engine.progress import ProgressCallback
 from timberkit.engine.run import RefineResult, check_device, result_of, run_pairs
-from timberkit.engine.sources import PLAIN, Opening, open_pair
+from timberkit.engine.sources import ANY, PLAIN, Opening, open_pair
 from timberkit.errors import TimberkitError, UsageError
 
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})=(.+)", re.ASCII | re.DOTALL)
@@ -94,7 +94,7 @@ def plan_pairs(recipes: Mapping[str, RefineRecipe], opening: Opening = PLAIN) ->
     for name, recipe in recipes.items():
         try:
             pair = open_pair(recipe, opening)
-            runs.append(PairRun(name, pair, plan_refinement(pair.base, pair.instruct, pair.recipe)))
+            runs.append(PairRun(name, pair, plan_pair(pair)))
         except TimberkitError as error:
             error.args = (f"Instruct model {name!r} ({recipe.instruct}): {error}",)
             raise
@@ -107,7 +107,7 @@ def refine_recipes(
     *,
     workers: int | None = 1,
     overwrite: bool = False,
-    opening: Opening = PLAIN,
+    opening: Opening = ANY,
     on_progress: ProgressCallback | None = None,
 ) -> SeveralResult:
     """``refine_recipe`` for recipes that differ in nothing but Instruct, into ``output/<name>``.

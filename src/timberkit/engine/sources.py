@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from timberkit.checkpoint.adapter import Adapter, is_adapter, open_adapter
 from timberkit.checkpoint.conversion import Foreign, converted, planned
 from timberkit.checkpoint.dequantise import quantised_model
 from timberkit.checkpoint.index import open_checkpoint
@@ -31,6 +32,8 @@ class OpenPair:
     instruct_source: ResolvedSource
     conversions: Mapping[str, str] = field(default_factory=dict)
     """``base`` or ``instruct`` to what was, or will be, converted: ``pickles``."""
+    adapter: Adapter | None = None
+    """What is added to Base where Instruct is an adapter; ``instruct`` is Base then."""
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -38,33 +41,43 @@ class OpenPair:
         given = self.base_source.folder, self.instruct_source.folder
         return tuple(dict.fromkeys([*given, self.base.folder, self.instruct.folder]))
 
+    @property
+    def weights(self) -> dict[str, Checkpoint]:
+        """The files that each of ``base`` and ``instruct`` was given as."""
+        own = self.instruct if self.adapter is None else self.adapter.weights
+        return {"base": self.base, "instruct": own}
+
     def fingerprint(self) -> dict[str, Any]:
         """What the files of both look like now (``reader.fingerprint``), JSON-able."""
-        return {"base": fingerprint(self.base), "instruct": fingerprint(self.instruct)}
+        return {which: fingerprint(found) for which, found in self.weights.items()}
 
     def check_unchanged(self, expected: Mapping[str, Any]) -> None:
         """Raise CheckpointError unless both still look as ``fingerprint`` recorded them."""
-        check_unchanged(self.base, expected["base"])
-        check_unchanged(self.instruct, expected["instruct"])
+        for which, found in self.weights.items():
+            check_unchanged(found, expected[which])
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
     """How sources are opened that are not plain safetensors.
 
-    ``allow_pickle``: read ``pytorch_model*.bin`` (``weights_only``), which are refused otherwise.
-    ``dequantise``: turn weights in FP8 blocks or of compressed-tensors into BF16, likewise.
-    ``write``: convert what has to be converted (``checkpoint.conversion``); False is enough for a
-    plan. ``on_progress``: told while that goes on.
+    ``adapters``: take a LoRA adapter for Instruct. ``allow_pickle``: read ``pytorch_model*.bin``
+    (``weights_only``), which are refused otherwise. ``dequantise``: turn weights in FP8 blocks or
+    of compressed-tensors into BF16, likewise. ``write``: convert what has to be converted
+    (``checkpoint.conversion``); False is enough for a plan. ``on_progress``: told meanwhile.
     """
 
     allow_pickle: bool = False
     dequantise: bool = False
+    adapters: bool = True
     write: bool = True
     on_progress: ProgressCallback | None = None
 
 
-PLAIN = Opening()
+ANY = Opening()
+"""What needs no flag."""
+PLAIN = Opening(adapters=False)
+"""Whole models in plain safetensors, nothing else."""
 
 
 def open_pair(recipe: RefineRecipe, opening: Opening = PLAIN) -> OpenPair:
@@ -88,9 +101,13 @@ def open_pair(recipe: RefineRecipe, opening: Opening = PLAIN) -> OpenPair:
             "instruct": pin(recipe.instruct, instruct_source),
         }
     )
-    (base, base_was), (instruct, instruct_was) = (
-        open_model(source, opening) for source in (base_source, instruct_source)
-    )
+    base, base_was = open_model(base_source, opening)
+    adapter = None
+    if opening.adapters and is_adapter(instruct_source.folder):
+        adapter = open_adapter(instruct_source.folder, base)
+        instruct, instruct_was = base, None
+    else:
+        instruct, instruct_was = open_model(instruct_source, opening)
     was = {"base": base_was, "instruct": instruct_was}
     return OpenPair(
         recipe=pinned,
@@ -99,6 +116,7 @@ def open_pair(recipe: RefineRecipe, opening: Opening = PLAIN) -> OpenPair:
         base_source=base_source,
         instruct_source=instruct_source,
         conversions={name: kind for name, kind in was.items() if kind is not None},
+        adapter=adapter,
     )
 
 

@@ -15,11 +15,31 @@ from timberkit.parts import matrix_name
 
 
 @dataclass(frozen=True, slots=True)
+class LowRankPlace:
+    """Where the factors of a delta lie, ``factor * B A``: A is (rank, inputs), B (outputs, rank).
+
+    ``turned``: the delta is the transpose of that. Of its rows those in ``rows``, pairs of first
+    and last plus one, make the matrix, and of its columns those of ``columns``.
+    """
+
+    a: Place
+    b: Place
+    inputs: int
+    outputs: int
+    rank: int
+    factor: float
+    turned: bool
+    rows: tuple[tuple[int, int], ...]
+    columns: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """``size_bytes`` bytes of one dtype from ``start_byte`` of a file.
 
     In one piece, or in blocks of ``block_bytes`` whose starts lie ``stride_bytes`` apart.
-    ``transposed``: what is stored is the transpose of the matrix that is meant.
+    ``transposed``: what is stored is the transpose of the matrix that is meant. ``added``: a delta
+    that is to be added to what is stored, in float64.
     """
 
     path: str
@@ -29,6 +49,7 @@ class Place:
     block_bytes: int = 0
     stride_bytes: int = 0
     transposed: bool = False
+    added: LowRankPlace | None = None
 
     @property
     def blocks(self) -> tuple[int, int]:
@@ -102,11 +123,15 @@ class CopyTask:
 
 @dataclass(frozen=True, slots=True)
 class CastTask:
-    """Write one tensor of Instruct in another floating dtype."""
+    """Write one tensor of Instruct in another floating dtype.
+
+    ``shape`` is needed where a delta is added to the source.
+    """
 
     name: str
     source: Place
     target: Place
+    shape: tuple[int, ...] = (-1,)
 
     @property
     def key(self) -> str:

@@ -28,12 +28,13 @@ from timberkit.checkpoint.manifest import (
 )
 from timberkit.checkpoint.reader import read_bytes, read_tensor
 from timberkit.config import AnyVariant, RefineRecipe, Source, at, build_recipe, parse_variants
+from timberkit.engine.adapter_plan import plan_pair
 from timberkit.engine.analysis_files import ANALYSIS_KIND, read_analysis
 from timberkit.engine.execute import one_thread
 from timberkit.engine.job import load
-from timberkit.engine.plan import RefinementPlan, plan_refinement
+from timberkit.engine.plan import RefinementPlan
 from timberkit.engine.sources import Opening, OpenPair, open_pair
-from timberkit.engine.tasks import RefineTask
+from timberkit.engine.tasks import CastTask, RefineTask
 from timberkit.errors import CheckpointError, InputError, SourceError, TimberkitError
 from timberkit.spectral.agreement import agreement
 
@@ -159,7 +160,7 @@ def _check_folder(
         raise SourceError(f"{error}; or pass --base and --instruct, or --without-sources") from None
     yield _check_sources(pair, manifest)
     try:
-        plan = plan_refinement(pair.base, pair.instruct, pair.recipe)
+        plan = plan_pair(pair)
     except TimberkitError as error:
         yield "structure", False, f"the sources do not fit the recipe: {error}"
         return
@@ -229,7 +230,7 @@ def _check_loadable(checkpoint: Checkpoint) -> _Finding:
 
 def _check_sources(pair: OpenPair, manifest: Mapping[str, Any]) -> _Finding:
     listed = manifest.get("sources")
-    for which, checkpoint in (("base", pair.base), ("instruct", pair.instruct)):
+    for which, checkpoint in pair.weights.items():
         facts = listed.get(which) if isinstance(listed, dict) else None
         shards = facts.get("shards") if isinstance(facts, dict) else None
         found = {
@@ -267,8 +268,15 @@ def _check_structure(
 
 def _check_copies(checkpoint: Checkpoint, instruct: Checkpoint, plan: RefinementPlan) -> _Finding:
     copied = [tensor.name for tensor in plan.tensors if tensor.action == "copy"]
+    merged = {
+        task.name: task for task in plan.tasks if isinstance(task, CastTask) and task.shape != (-1,)
+    }
     for name in copied:
-        if checkpoint.tensors[name].dtype == instruct.tensors[name].dtype:
+        if name in merged:
+            found = read_tensor(checkpoint, name)
+            source = load(merged[name].source, merged[name].shape)
+            same = torch.equal(found, source.to(found.dtype))
+        elif checkpoint.tensors[name].dtype == instruct.tensors[name].dtype:
             same = read_bytes(checkpoint, name) == read_bytes(instruct, name)
         else:
             found, source = read_tensor(checkpoint, name), read_tensor(instruct, name)

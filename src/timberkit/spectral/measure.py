@@ -72,6 +72,7 @@ def measure_matrix(
     rounding: bool = False,
     subspaces: bool = False,
     keep_all: bool = False,
+    delta_values: NDArray[np.float64] | None = None,
 ) -> MatrixMeasurement:
     """Measure one weight.
 
@@ -82,6 +83,7 @@ def measure_matrix(
         subspaces: compare leading singular subspaces. Dimensions that exceed the numerical rank of
             either matrix are left out.
         keep_all: keep the singular values of base and instruct too, not the delta's only.
+        delta_values: (min(m, n),) descending, of the delta, where they are known exactly.
 
     Returns:
         A ``MatrixMeasurement``. A delta of zeros has effective rank 0, K = 0 and all its energy in
@@ -100,7 +102,7 @@ def measure_matrix(
     """
     _check(base, instruct)
     rows, columns = base.shape
-    values = _values(base, instruct)
+    values = _values(base, instruct) if delta_values is None else delta_values
     base_values, instruct_values, found = None, None, None
     cut = _cut(values)
     if subspaces:

@@ -20,7 +20,7 @@ from timberkit.config import (
 from timberkit.engine.analyze import AnalysisResult, analyze_recipe
 from timberkit.engine.progress import ProgressCallback
 from timberkit.engine.run import source_field
-from timberkit.engine.sources import PLAIN, Opening
+from timberkit.engine.sources import ANY, Opening
 from timberkit.study.hidden_states import prepare_texts
 from timberkit.study.pictures import can_draw, draw_analysis
 
@@ -94,7 +94,7 @@ def run_analysis(
     page: bool = True,
     workers: int | None = 1,
     overwrite: bool = False,
-    opening: Opening = PLAIN,
+    opening: Opening = ANY,
     on_progress: ProgressCallback | None = None,
 ) -> AnalysisResult:
     """``analyze`` for a recipe that is built already.

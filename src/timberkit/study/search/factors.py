@@ -22,10 +22,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from timberkit.checkpoint.reader import TORCH_NAMES, RowReader
+from timberkit.checkpoint.reader import TORCH_NAMES
 from timberkit.dtypes import Matrix, Raw, Working, narrow, widen
 from timberkit.engine.execute import one_thread
-from timberkit.engine.tasks import Place, RefineTask
+from timberkit.engine.job import rows_of
+from timberkit.engine.tasks import RefineTask
 from timberkit.errors import CheckpointError, InterruptedRunError, SpectrumError
 from timberkit.spectral.decompose import decompose
 from timberkit.spectral.delta import PairDelta, Rows
@@ -186,10 +187,6 @@ class Factors:
 
 def _sources(task: RefineTask) -> tuple[Rows, Rows]:
     base, instruct = (
-        _rows(place, (task.rows, task.columns)) for place in (task.base, task.instruct)
+        rows_of(place, (task.rows, task.columns)) for place in (task.base, task.instruct)
     )
     return base, instruct
-
-
-def _rows(place: Place, shape: tuple[int, int]) -> Rows:
-    return RowReader(Path(place.path), place.start_byte, shape, TORCH_NAMES[place.dtype])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from timberkit.checkpoint.sidecars import copy_sidecars
-from timberkit.checkpoint.writer import create_shard, write_at
+from timberkit.checkpoint.writer import create_shard, write_pieces
 from timberkit.engine.job import JobContext, perform
 from timberkit.engine.plan import RefinementPlan
 from timberkit.engine.sources import OpenPair
@@ -71,6 +71,12 @@ def problem_splits(
     planned = plan_evaluation(_of_model(recipe, pair.instruct.folder))
     planned.refuse_unready()
     return drawn_splits(planned.tasks[0].asked, shares, seed)
+
+
+def write_weights(factors: Factors, candidate: Candidate, folder: Path) -> None:
+    """Write every matrix of a candidate where it belongs in shards that are there already."""
+    for task, raw in factors.weights(candidate):
+        write_pieces(folder / task.target.path, task.target.pieces, raw.data)
 
 
 class SampledEvaluator:
@@ -136,8 +142,7 @@ class SampledEvaluator:
         target = self._folder / CANDIDATE
         if not self._is_whole:
             self._prepare(target)
-        for task, raw in self._factors.weights(candidate):
-            write_at(target / task.target.path, task.target.start_byte, raw.data)
+        write_weights(self._factors, candidate, target)
 
     def _prepare(self, target: Path) -> None:
         """What all candidates have in common."""

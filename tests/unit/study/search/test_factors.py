@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from architecture_zoo import save_pair
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from timberkit.checkpoint.reader import TORCH_NAMES
+from timberkit.checkpoint.writer import create_shard
 from timberkit.config import build_recipe
 from timberkit.dtypes import narrow, widen
 from timberkit.engine.plan import RefinementPlan, plan_refinement
@@ -20,6 +23,7 @@ from timberkit.spectral.refine import StoredMatrix
 from timberkit.study.search import factors as module
 from timberkit.study.search.candidates import Candidate, Space
 from timberkit.study.search.factors import Factor, Factors
+from timberkit.study.search.sampled import write_weights
 
 
 def stored(values: NDArray[np.float64]) -> StoredMatrix:
@@ -109,6 +113,28 @@ def test_weights_are_rounded_to_the_dtype_of_the_output(
         assert TORCH_NAMES[task.target.dtype] == "bfloat16"
         assert raw.dtype == np.uint16
         assert raw.shape == (task.rows, task.columns)
+
+
+@pytest.mark.parametrize("architecture", ["gpt-neox", "gpt2", "llama4", "qwen3-moe"])
+@pytest.mark.parametrize(("gain", "which"), [(1.0, "instruct"), (0.0, "base")])
+def test_parts_of_fused_weights_are_read_and_written_where_they_lie(
+    tmp_path: Path, architecture: str, gain: float, which: str
+) -> None:
+    folders = {name: tmp_path / name for name in ("base", "instruct", "out")}
+    save_pair(architecture, (folders["base"], folders["instruct"]))
+    fields = {name: str(folders[name]) for name in ("base", "instruct")}
+    pair = open_pair(build_recipe(fields | {"variants": ["merge:mu=1"]}))
+    plan = plan_refinement(pair.base, pair.instruct, pair.recipe)
+    found = Factors(tmp_path, plan.refine_tasks, 0)
+    found.make()
+    for shard in plan.layout.shards:
+        create_shard(folders["out"] / shard.name, shard)
+    space = Space.of(plan.refined, edges=(), by="module")
+    write_weights(found, space.constant("", gain), folders["out"])
+    expected = load_file(folders[which] / "model.safetensors")
+    written = load_file(folders["out"] / "model.safetensors")
+    for tensor in plan.refined:
+        assert torch.equal(written[tensor.name], expected[tensor.name]), tensor.name
 
 
 def test_gains_that_overflow_are_an_error_that_names_the_tensor(
