@@ -1,4 +1,4 @@
-"""What FP8 rounding of Instruct does to the effective rank of a delta, and why to avoid it.
+"""What rounding of Instruct, to BF16 and to FP8, does to the effective rank of a delta.
 
     python benchmarks/quantised_delta.py
     python benchmarks/quantised_delta.py --side 2048 --relative 0.02
@@ -6,7 +6,8 @@
 A made pair: Base is Gaussian noise in BF16; Instruct adds a delta of ``--rank`` leading directions,
 whose norm is ``--relative`` of Base's. Instruct is then rounded as blocks of 128 x 128 in E4M3 with
 one float32 scale each (largest magnitude to 448), and taken back to BF16. Prints one JSON line:
-effective rank of the delta before and after, and the norm of the rounding by that of the delta.
+effective rank of the delta as its factors make it, of Instruct in BF16 (a LoRA adapter that was
+merged), and after FP8, and the norm of that rounding by that of the delta.
 """
 
 from __future__ import annotations
@@ -38,11 +39,15 @@ def measure(side: int, rank: int, relative: float, seed: int) -> dict[str, float
     delta = torch.randn(side, rank, generator=generator) @ torch.randn(
         rank, side, generator=generator
     )
-    instruct = (base + delta * (relative * base.norm() / delta.norm())).bfloat16()
+    delta *= relative * base.norm() / delta.norm()
+    instruct = (base + delta).bfloat16()
     quantised = rounded(instruct)
     exact = instruct.float() - base
     found = quantised.float() - base
     return {
+        "effective_rank_of_factors": effective_rank(
+            torch.linalg.svdvals(delta.double())[:rank].numpy()
+        ),
         "effective_rank": effective_rank(torch.linalg.svdvals(exact).double().numpy()),
         "effective_rank_fp8": effective_rank(torch.linalg.svdvals(found).double().numpy()),
         "rounding_by_delta": float((found - exact).norm() / exact.norm()),

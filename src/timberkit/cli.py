@@ -24,6 +24,7 @@ from timberkit.cli_eval import evaluate
 from timberkit.cli_options import (
     EXIT_CODES,
     AllowPickle,
+    AsAdapter,
     Base,
     Config,
     Dequantise,
@@ -138,6 +139,7 @@ def refine(
     exclude: Exclude = None,
     fused: Fused = None,
     dtype: Dtype = None,
+    as_adapter: AsAdapter = None,
     device: Device = None,
     workers: Workers = None,
     allow_pickle: AllowPickle = False,
@@ -163,6 +165,7 @@ def refine(
     timberkit refine --config recipe.yaml -o OUT
     timberkit refine --pair qwen3-0.6b -o OUT
     timberkit refine --base BASE --instruct INSTRUCT --instruct OTHER -o OUT
+    timberkit refine BASE ADAPTER -o OUT --as-adapter
     """
     from timberkit.engine.sources import Opening
 
@@ -173,6 +176,7 @@ def refine(
         base, instruct, config, chosen, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
         variants=variant or None, families=split_names(families), layers=layers,
         include=include or None, exclude=exclude or None, fused=fused, dtype=dtype,
+        as_adapter=as_adapter,
         device=device,
     )  # fmt: skip
     if dry_run and several:
@@ -227,6 +231,7 @@ def plan(
     exclude: Exclude = None,
     fused: Fused = None,
     dtype: Dtype = None,
+    as_adapter: AsAdapter = None,
     device: Device = None,
     workers: Workers = None,
     allow_pickle: AllowPickle = False,
@@ -260,6 +265,7 @@ def plan(
         base, instruct, config, chosen, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
         variants=variant or None, families=split_names(families), layers=layers,
         include=include or None, exclude=exclude or None, fused=fused, dtype=dtype,
+        as_adapter=as_adapter,
         device=device,
     )  # fmt: skip
     if several and check:

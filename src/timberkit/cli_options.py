@@ -80,6 +80,13 @@ AllowPickle = Annotated[
         "--allow-pickle", help="Read pytorch_model*.bin too (no code runs), by way of a cache."
     ),
 ]
+AsAdapter = Annotated[
+    bool | None,
+    typer.Option(
+        "--as-adapter",
+        help="Where INSTRUCT is a LoRA adapter: write an adapter of its rank, not a merged model.",
+    ),
+]
 Dequantise = Annotated[
     bool,
     typer.Option(

@@ -138,7 +138,7 @@ Measure: TypeAlias = Literal["rounding", "subspaces"]
 KeepValues: TypeAlias = Literal["delta", "all"]
 
 DEFAULT_FAMILIES: tuple[Family, ...] = ("attention", "ffn", "expert", "ssm")
-_ONLY_REFINE = (*PARAMETERS, "variants", "dtype", "device")
+_ONLY_REFINE = (*PARAMETERS, "variants", "dtype", "device", "as_adapter")
 
 
 class Source(Frozen):
@@ -237,7 +237,10 @@ def build_selection(
 
 
 class RefineRecipe(Frozen):
-    """Everything that decides the bytes of a refinement."""
+    """Everything that decides the bytes of a refinement.
+
+    ``as_adapter``: where Instruct is a LoRA adapter, write an adapter, not a merged model.
+    """
 
     base: SourceField
     instruct: SourceField
@@ -245,6 +248,7 @@ class RefineRecipe(Frozen):
     selection: Selection = Selection()
     dtype: OutputDtype | None = None
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    as_adapter: bool = False
 
     @model_validator(mode="after")
     def _distinct_variants(self) -> RefineRecipe:

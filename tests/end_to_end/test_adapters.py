@@ -175,3 +175,72 @@ def test_output_loads_and_is_peft_merged_at_full_gain(tmp_path: Path) -> None:
     for name, value in model.state_dict().items():
         assert torch.allclose(value, theirs[name], rtol=1e-6, atol=1e-7), name
     assert json.loads((out / "config.json").read_text())["model_type"] == "llama"
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_refined_adapter_is_the_refined_delta(
+    tmp_path: Path, case: str, dtype: torch.dtype
+) -> None:
+    base, adapter = save_adapted(case, tmp_path, dtype)
+    families = ["attention", "ffn", "embedding", "head"]
+    options = {"variants": ["timber-l", "leading:count=2,gain=-0.5"], "families": families}
+    result = timberkit.refine(base, adapter, tmp_path / "out", as_adapter=True, **options)
+    whole = timberkit.refine(base, adapter, tmp_path / "merged", fused="whole", **options)
+    given = load_file(adapter / "adapter_model.safetensors")
+    for variant, folder in result.folders.items():
+        report = timberkit.verify(folder, every=True)
+        assert report.passed, [check for check in report.checks if not check.passed]
+        written = load_file(folder / "adapter_model.safetensors")
+        assert {n: (v.dtype, v.shape) for n, v in written.items()} == {
+            n: (v.dtype, v.shape) for n, v in given.items()
+        }
+        assert not list(folder.glob("*.index.json"))
+        theirs = merged(base, folder)  # peft loads it
+        expected = load_file(whole.folders[variant] / FILE)
+        original = load_file(base / FILE)
+        for name, value in expected.items():
+            delta = theirs[name].double() - original[name].double()
+            wanted = value.double() - original[name].double()
+            # Expected is rounded to Base's dtype; so are the factors.
+            noise = torch.finfo(dtype).eps * (value.double().norm() + 4 * wanted.norm())
+            assert float((delta - wanted).norm()) <= float(noise) + 1e-6, name
+
+
+def test_a_refined_adapter_that_was_changed_is_noticed(tmp_path: Path) -> None:
+    base, adapter = save_adapted("plain", tmp_path)
+    out = tmp_path / "out"
+    timberkit.refine(base, adapter, out, as_adapter=True, layers="0")
+    file = out / "adapter_model.safetensors"
+    right = load_file(file)
+    for which in (0, 1):  # a refined factor, one that was kept
+        name = next(name for name in right if f"layers.{which}" in name)
+        from safetensors.torch import save_file
+
+        save_file({**right, name: right[name] * 1.5}, file, {"format": "pt"})
+        failed = [c.name for c in timberkit.verify(out, every=True).checks if not c.passed]
+        assert ("oracle", "copies")[which] in failed
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"variants": "noise:of=timber"}, "no delta of low rank"),
+        ({"variants": "base-subspace:share=0.5,outside=0"}, "no delta of low rank"),
+        ({"dtype": "float32"}, "leave --dtype out"),
+    ],
+)
+def test_what_no_adapter_can_hold_is_refused(
+    tmp_path: Path, options: dict[str, str], said: str
+) -> None:
+    base, adapter = save_adapted("plain", tmp_path)
+    with pytest.raises(UsageError, match=said):
+        timberkit.plan(base, adapter, as_adapter=True, **options)
+    with pytest.raises(UsageError, match="is a whole model"):
+        timberkit.plan(*map(Path, _sapling()), as_adapter=True)
+
+
+def _sapling() -> tuple[Path, Path]:
+    from timberkit.sapling import base_folder, instruct_folder
+
+    return base_folder(), instruct_folder()

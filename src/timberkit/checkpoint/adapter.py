@@ -106,9 +106,8 @@ def open_adapter(folder: Path, base: Checkpoint) -> Adapter:
             f"{folder}: found no {WEIGHTS}; an adapter of pickles (adapter_model.bin), or an"
             " incomplete download; load it with peft and save it anew with save_pretrained"
         )
-    shard = read_shard(contained(folder, WEIGHTS), WEIGHTS)
-    tensors = {entry.name: entry for entry in shard.tensors}
-    weights = Checkpoint(folder, (shard,), tensors, None, {})
+    weights = open_weights(folder)
+    tensors = weights.tensors
     factors, whole = _sorted_out(folder, tensors, base)
     updates = {
         name: _update(folder, name, found, tensors, base, config) for name, found in factors.items()
@@ -116,6 +115,12 @@ def open_adapter(folder: Path, base: Checkpoint) -> Adapter:
     if not updates:
         raise CheckpointError(f"{folder}: {WEIGHTS} holds no lora_A and lora_B; no LoRA adapter")
     return Adapter(folder, weights, updates, whole)
+
+
+def open_weights(folder: Path) -> Checkpoint:
+    """The one weight file of an adapter as a checkpoint; CheckpointError where it is broken."""
+    shard = read_shard(contained(folder, WEIGHTS), WEIGHTS)
+    return Checkpoint(folder, (shard,), {entry.name: entry for entry in shard.tensors}, None, {})
 
 
 def _check_config(path: Path, config: Mapping[str, Any]) -> None:

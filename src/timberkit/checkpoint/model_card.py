@@ -112,18 +112,19 @@ def write_model_card(
     licence: Mapping[str, str],
     pipeline_tag: str | None = None,
     caution: str = "",
+    adapter: bool = False,
 ) -> None:
     """Write ``target/README.md``; not synced.
 
     ``explanation`` says in a sentence what the method does, ``reference`` where it comes from.
     ``command`` is the argument vector that makes the output again, ``licence`` what
     ``read_licence`` found with Instruct, ``pipeline_tag`` what ``read_pipeline_tag`` did,
-    ``caution`` a sentence that a reader should not miss.
+    ``caution`` a sentence that a reader should not miss; ``adapter``: a LoRA adapter for Base.
     ``base_model`` names hub ids only: a local folder's name would point at a stranger's
     repository. Raises InterruptedRunError when the disk is full.
     """
     front_matter = yaml.safe_dump(
-        _metadata(base, instruct, method, licence, pipeline_tag),
+        _metadata(base, instruct, method, licence, pipeline_tag, adapter=adapter),
         sort_keys=False,
         allow_unicode=True,
     )
@@ -150,6 +151,8 @@ def _metadata(
     method: str,
     licence: Mapping[str, str],
     pipeline_tag: str | None,
+    *,
+    adapter: bool = False,
 ) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for key, pattern in _LICENCE_PATTERNS.items():
@@ -157,13 +160,13 @@ def _metadata(
             metadata[key] = licence[key]
     hub_ids = [
         source.name
-        for source in (instruct, base)
+        for source in ((base,) if adapter else (instruct, base))
         if source.is_hub and HUB_ID.fullmatch(source.name)
     ]
     if hub_ids:
         metadata["base_model"] = list(dict.fromkeys(hub_ids))
-        metadata["base_model_relation"] = "merge"
-    metadata["library_name"] = "transformers"
+        metadata["base_model_relation"] = "adapter" if adapter else "merge"
+    metadata["library_name"] = "peft" if adapter else "transformers"
     if pipeline_tag is not None and _is_pipeline_tag(pipeline_tag):
         metadata["pipeline_tag"] = pipeline_tag
     family = "timber" if method.startswith("timber") else method

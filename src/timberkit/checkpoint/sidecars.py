@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from timberkit.checkpoint.adapter import WEIGHTS
 from timberkit.checkpoint.layout import Checkpoint
 from timberkit.checkpoint.manifest import MANIFEST_NAME
 from timberkit.checkpoint.output_layout import output_data_bytes, output_dtype
@@ -223,8 +224,8 @@ def _set_dtype(config: dict[str, Any], torch_name: str) -> bool:
 def _index(instruct: Checkpoint, dtype: str | None) -> tuple[str, bytes] | None:
     """Name and content of the output's index; None for a lone model.safetensors."""
     if instruct.index_name is None:
-        # Loaders find shards of any other name through an index only.
-        if [shard.name for shard in instruct.shards] == ["model.safetensors"]:
+        # Loaders find shards of any other name through an index only; peft knows its own.
+        if [shard.name for shard in instruct.shards] in (["model.safetensors"], [WEIGHTS]):
             return None
         weight_map = {name: entry.shard for name, entry in instruct.tensors.items()}
         totals = {"total_size": output_data_bytes(instruct, dtype)}

@@ -41,12 +41,15 @@ FETCHED = (
 )
 """File patterns fetched from the Hub; patterns match across folders."""
 NOT_FETCHED = (
-    *("*/*.safetensors", "consolidated*.safetensors", "adapter_model.safetensors"),
+    *("*/*.safetensors", "consolidated*.safetensors"),
     *("original/*", "onnx/*", "openvino/*", "gguf/*", "*.pt", "*.pth", "*.gguf"),
 )
 """File patterns left out even where ``FETCHED`` matches."""
 PICKLES = ("pytorch_model*.bin",)
 """What is fetched besides where pickles are allowed, and the repository has no safetensors."""
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER = ("adapter_model.safetensors",)
+"""What is fetched besides of a repository that holds an adapter and no model."""
 
 # What a failed download raises, but for plain answers such as "no such model". The first base of
 # HfHubHTTPError is that of the transport in use: httpx, httpx2 or requests, by the version of
@@ -124,8 +127,10 @@ def _from_hub(source: Source, *, allow_pickle: bool) -> ResolvedSource:
             " write org/name@main, or leave it out"
         )
     folder = Path(_fetch(source, FETCHED))
-    if allow_pickle and not any(folder.glob("*.safetensors")):
-        folder = Path(_fetch(source, (*FETCHED, *PICKLES)))
+    if not any(folder.glob("*.safetensors")):
+        more = (*(ADAPTER if (folder / ADAPTER_CONFIG).exists() else ()),
+                *(PICKLES if allow_pickle else ()))  # fmt: skip
+        folder = Path(_fetch(source, (*FETCHED, *more))) if more else folder
     return ResolvedSource(
         folder=folder,
         location=source.location,
@@ -189,7 +194,7 @@ def _why(source: Source, error: BaseException) -> str:
 def _cached(source: Source, patterns: tuple[str, ...], why: str) -> str:
     """The newest cached snapshot. It may lack side files, but no weights that it should have."""
     try:
-        weights = WEIGHT_PATTERNS if patterns == FETCHED else (*WEIGHT_PATTERNS, *PICKLES)
+        weights = (*WEIGHT_PATTERNS, *(name for name in patterns if name not in FETCHED))
         return _snapshot(source, weights, local_only=True)
     except LocalEntryNotFoundError:
         raise SourceError(
@@ -200,10 +205,11 @@ def _cached(source: Source, patterns: tuple[str, ...], why: str) -> str:
 
 
 def _snapshot(source: Source, patterns: tuple[str, ...], *, local_only: bool) -> str:
+    wanted = set(ADAPTER) & set(patterns)
     return snapshot_download(
         source.location,
         revision=source.revision,
         allow_patterns=list(patterns),
-        ignore_patterns=list(NOT_FETCHED),
+        ignore_patterns=[*NOT_FETCHED, *(name for name in ADAPTER if name not in wanted)],
         local_files_only=local_only,
     )

@@ -15,7 +15,7 @@ from timberkit.checkpoint.fused import Matrix, split_tensor
 from timberkit.checkpoint.layout import Checkpoint
 from timberkit.checkpoint.output_layout import plan_output
 from timberkit.checkpoint.refused import refuse_quantised
-from timberkit.config import RefineRecipe
+from timberkit.config import Noise, RefineRecipe, Selection, variant_name
 from timberkit.engine.pairing import OtherLayout, nothing_selected
 from timberkit.engine.plan import (
     SAFETENSORS_DTYPE,
@@ -34,15 +34,22 @@ from timberkit.engine.sources import OpenPair
 from timberkit.engine.tasks import CastTask, LowRankPlace, Place, RefineTask
 from timberkit.errors import UsageError
 from timberkit.placing import check_places
+from timberkit.spectral.filters import in_base_subspace
 
 NOT_ADAPTED = "not adapted"
 
 
 def plan_pair(pair: OpenPair) -> RefinementPlan:
     """The plan of an open pair, whatever its Instruct is; raises as ``plan_refinement``."""
-    if pair.adapter is None:
-        return plan_refinement(pair.base, pair.instruct, pair.recipe)
-    return plan_adapter(pair.base, pair.adapter, pair.recipe)
+    if pair.adapter is not None:
+        plan = plan_factors if pair.recipe.as_adapter else plan_adapter
+        return plan(pair.base, pair.adapter, pair.recipe)
+    if pair.recipe.as_adapter:
+        raise UsageError(
+            f"as_adapter: {pair.recipe.instruct} is a whole model, expected a LoRA adapter; leave"
+            " --as-adapter out"
+        )
+    return plan_refinement(pair.base, pair.instruct, pair.recipe)
 
 
 def plan_adapter(base: Checkpoint, adapter: Adapter, recipe: RefineRecipe) -> RefinementPlan:
@@ -51,23 +58,9 @@ def plan_adapter(base: Checkpoint, adapter: Adapter, recipe: RefineRecipe) -> Re
     Raises as ``plan_refinement``, and UsageError where no adapted weight is selected. O(number of
     tensors).
     """
-    refuse_quantised(base, "Base")
     selection = recipe.selection
-    tensors = tuple(
-        tensor
-        if tensor.action == "copy" or tensor.name in adapter.changed
-        else replace(tensor, action="copy", reason=NOT_ADAPTED, parts=(), whole_because="")
-        for tensor in select_tensors(
-            base.tensors, base.tensors, selection, base.config, base.config
-        )
-    )
+    tensors = _selected(base, adapter, selection)
     refined = {tensor.name for tensor in tensors if tensor.action == "refine"}
-    if not refined:
-        adapted = ", ".join(sorted(adapter.changed)[:3])
-        reasons = Counter(tensor.reason for tensor in tensors)
-        raise UsageError(
-            f"{nothing_selected(reasons, selection)}; the adapter changes {adapted}, …"
-        )
     layout = plan_output(base, None if recipe.dtype is None else SAFETENSORS_DTYPE[recipe.dtype])
     elsewhere = OtherLayout(base.tensors, base.tensors, selection, base.config)
     tasks = [
@@ -99,6 +92,87 @@ def plan_adapter(base: Checkpoint, adapter: Adapter, recipe: RefineRecipe) -> Re
         layout=layout,
         tasks=(*_ordered(tasks), *merged, *copies_of(layout, base, refined | adapter.changed)),
     )
+
+
+def plan_factors(base: Checkpoint, adapter: Adapter, recipe: RefineRecipe) -> RefinementPlan:
+    """Plan a run that writes an adapter of the same ranks: its file, with other factors.
+
+    A fused weight is one matrix, since the deltas of its parts would need factors each. Raises as
+    ``plan_adapter``, and UsageError for a method that leaves no delta of low rank.
+    """
+    for variant in recipe.variants:
+        if isinstance(variant, Noise) or in_base_subspace(variant) is not None:
+            raise UsageError(
+                f"as_adapter: {variant_name(variant)} leaves no delta of low rank, expected gains"
+                " on its singular values; leave --as-adapter out, which writes a merged model"
+            )
+    if recipe.dtype is not None:
+        raise UsageError("as_adapter: an adapter keeps its dtype; leave --dtype out")
+    selection = recipe.selection.model_copy(update={"fused": "whole"})
+    tensors = tuple(t for t in _selected(base, adapter, selection) if t.name in adapter.changed)
+    refined = [tensor for tensor in tensors if tensor.action == "refine"]
+    layout = plan_output(adapter.weights, None)
+    tasks, written = [], set()
+    for tensor in refined:
+        rows, columns = tensor.shape
+        target: Place
+        if tensor.name in adapter.whole:
+            own = layout.tensors[adapter.whole[tensor.name]]
+            target = Place(own.shard, own.start_byte, own.size_bytes, own.dtype)
+            written.add(own.name)
+        else:
+            update = adapter.updates[tensor.name]
+            a, b = (layout.tensors[name] for name in (update.a, update.b))
+            whole = _whole(tensor.name, base, adapter)
+            target = replace(
+                whole,
+                added=whole.added
+                and replace(
+                    whole.added,
+                    a=Place(a.shard, a.start_byte, a.size_bytes, a.dtype),
+                    b=Place(b.shard, b.start_byte, b.size_bytes, b.dtype),
+                ),
+            )
+            written |= {update.a, update.b}
+        tasks.append(
+            RefineTask(
+                name=tensor.name,
+                index=None,
+                family=tensor.family,
+                layer=tensor.layer,
+                rows=rows,
+                columns=columns,
+                base=place_of(base, tensor.name),
+                instruct=_whole(tensor.name, base, adapter),
+                target=target,
+            )
+        )
+    layers = count_layers(tensors)
+    check_places(recipe.variants, [task.position(layers) for task in tasks])
+    copies = copies_of(layout, adapter.weights, written)
+    return RefinementPlan(recipe, tensors, (), layout, (*_ordered(tasks), *copies))
+
+
+def _selected(
+    base: Checkpoint, adapter: Adapter, selection: Selection
+) -> tuple[PlannedTensor, ...]:
+    """Every tensor of Base; refined is what is selected and adapted, of which there is some."""
+    refuse_quantised(base, "Base")
+    tensors = tuple(
+        tensor
+        if tensor.action == "copy" or tensor.name in adapter.changed
+        else replace(tensor, action="copy", reason=NOT_ADAPTED, parts=(), whole_because="")
+        for tensor in select_tensors(
+            base.tensors, base.tensors, selection, base.config, base.config
+        )
+    )
+    if not any(tensor.action == "refine" for tensor in tensors):
+        adapted = ", ".join(sorted(adapter.changed)[:3])
+        reasons = Counter(tensor.reason for tensor in tensors)
+        raise UsageError(
+            f"{nothing_selected(reasons, selection)}; the adapter changes {adapted}, …"
+        )
+    return tensors
 
 
 def _ordered(tasks: list[RefineTask]) -> list[RefineTask]:

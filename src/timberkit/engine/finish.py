@@ -53,9 +53,10 @@ def finish_outputs(
     skipped = {}
     for variant in pair.recipe.variants:
         folder = folders[variant_name(variant)]
-        copied = copy_sidecars(pair.instruct, folder, dtype=dtype, base_folder=pair.base.folder)
+        own = pair.weights["instruct"] if pair.recipe.as_adapter else pair.instruct
+        copied = copy_sidecars(own, folder, dtype=dtype, base_folder=pair.base.folder)
         skipped = dict(copied.skipped)
-        if pair.adapter is not None:
+        if pair.adapter is not None and not pair.recipe.as_adapter:
             copy_tokenizer(pair.adapter.folder, folder)
         _write_card(folder, pair, variant)
     ordered = sorted(found.values(), key=_place)
@@ -166,6 +167,7 @@ def _write_card(folder: Path, pair: OpenPair, variant: AnyVariant) -> None:
         licence=read_licence(pair.instruct.folder),
         pipeline_tag=read_pipeline_tag(pair.instruct.folder),
         caution=rounding_caution(pair.conversions),
+        adapter=pair.recipe.as_adapter,
     )
 
 

@@ -20,7 +20,7 @@ from timberkit.checkpoint.manifest import hash_file
 from timberkit.checkpoint.reader import TORCH_NAMES, RowReader, read_pieces, torch_dtype
 from timberkit.checkpoint.writer import RowWriter, copy_range, write_at
 from timberkit.config import AnyVariant, at, variant_name
-from timberkit.dtypes import widen
+from timberkit.dtypes import Raw, narrow, widen
 from timberkit.engine.diff_job import Distance, compare_task
 from timberkit.engine.tasks import (
     CastTask,
@@ -37,8 +37,14 @@ from timberkit.engine.tasks import (
 from timberkit.errors import CheckpointError, InputError, SpectrumError
 from timberkit.measurements import WeightMeasurement
 from timberkit.parts import matrix_name
+from timberkit.spectral.assemble import Sink
 from timberkit.spectral.delta import Rows
-from timberkit.spectral.low_rank import decompose_factors, refine_factors
+from timberkit.spectral.low_rank import (
+    Factors,
+    decompose_factors,
+    filtered_factors,
+    refine_factors,
+)
 from timberkit.spectral.refine import StoredMatrix, refine_rows
 
 if TYPE_CHECKING:
@@ -163,7 +169,7 @@ def _refine(context: JobContext, task: RefineTask, base: Rows) -> Outcome:
     targets = [Path(folder, task.target.path) for folder in context.folders]
     position = task.position(context.layers)
     variants = [at(variant, position) for variant in context.variants]
-    sinks = [
+    sinks: list[Sink] = [
         RowWriter(path, task.target.start_byte, task.columns, task.target.blocks)
         for path in targets
     ]
@@ -175,6 +181,9 @@ def _refine(context: JobContext, task: RefineTask, base: Rows) -> Outcome:
     try:
         if task.instruct.added is not None:
             delta = decompose_factors(*factors(task.instruct.added))
+            if task.target.added is not None:
+                targets = _write_factors(context, task.target.added, delta, variants)
+                sinks, options["dtype"] = [_Nowhere() for _ in variants], "float64"
             found = refine_factors(base, delta, variants, sinks, **options)
         else:
             found = refine_rows(base, rows_of(task.instruct, shape), variants, sinks, **options)
@@ -196,6 +205,29 @@ def _refine(context: JobContext, task: RefineTask, base: Rows) -> Outcome:
         part=task.part,
     )
     return Outcome(task.key, tuple(map(str, targets)), record)
+
+
+class _Nowhere:
+    """For a weight that is only measured, since its factors are what is written."""
+
+    def __setitem__(self, rows: slice, values: Raw) -> None:
+        pass
+
+
+def _write_factors(
+    context: JobContext, place: LowRankPlace, delta: Factors, variants: Sequence[AnyVariant]
+) -> list[Path]:
+    """Write A and B of the delta as each method leaves it; the files written to."""
+    targets = []
+    for folder, variant in zip(context.folders, variants, strict=True):
+        left, right = filtered_factors(delta, variant, place.rank)
+        left = left / place.factor
+        a, b = (left.T, right.T) if place.turned else (right, left)
+        for part, values in ((place.a, a), (place.b, b)):
+            raw = narrow(np.ascontiguousarray(values), TORCH_NAMES[part.dtype])
+            write_at(Path(folder, part.path), part.start_byte, raw.data)
+            targets.append(Path(folder, part.path))
+    return list(dict.fromkeys(targets))
 
 
 def _named(

@@ -83,6 +83,7 @@ def recipe_of(
     fused: str = "split",
     dtype: str | None = None,
     device: str = "cpu",
+    as_adapter: bool = False,
 ) -> RefineRecipe:
     """Build a recipe from the options of ``refine``; RecipeError lists every wrong one.
 
@@ -95,6 +96,7 @@ def recipe_of(
         "selection": build_selection(families, layers, include, exclude, fused),
         "dtype": dtype,
         "device": device,
+        "as_adapter": as_adapter,
     }
     flat = {"method": method, "lam": lam, "mu": mu, "ratio": ratio, "energy": energy}
     fields |= {name: value for name, value in flat.items() if value is not None}
@@ -168,7 +170,7 @@ def refine(
             the delta then holds their rounding.
         on_progress: called after every task, in this process.
         options: of ``recipe_of``: variants, or method with its parameter; families, layers,
-            include, exclude, fused, dtype, device.
+            include, exclude, fused, dtype, device, as_adapter.
 
     Returns:
         A ``RefineResult``; a ``several.SeveralResult`` for a list of Instruct models.

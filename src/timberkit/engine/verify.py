@@ -18,6 +18,7 @@ import safetensors
 import torch
 
 from timberkit import records
+from timberkit.checkpoint.adapter import is_adapter, open_weights
 from timberkit.checkpoint.index import open_checkpoint
 from timberkit.checkpoint.layout import Checkpoint
 from timberkit.checkpoint.manifest import (
@@ -26,7 +27,7 @@ from timberkit.checkpoint.manifest import (
     list_output_files,
     read_manifest,
 )
-from timberkit.checkpoint.reader import read_bytes, read_tensor
+from timberkit.checkpoint.reader import read_bytes, read_tensor, torch_dtype
 from timberkit.config import AnyVariant, RefineRecipe, Source, at, build_recipe, parse_variants
 from timberkit.engine.adapter_plan import plan_pair
 from timberkit.engine.analysis_files import ANALYSIS_KIND, read_analysis
@@ -146,7 +147,7 @@ def _check_folder(
         yield _check_analysis(folder)
         return
     try:
-        checkpoint = open_checkpoint(folder)
+        checkpoint = open_weights(folder) if is_adapter(folder) else open_checkpoint(folder)
     except InputError as error:
         yield "structure", False, str(error)
         return
@@ -167,7 +168,10 @@ def _check_folder(
     structure = _check_structure(checkpoint, plan, manifest)
     yield structure
     if structure[1]:
-        yield _check_copies(checkpoint, pair.instruct, plan)
+        if pair.recipe.as_adapter:
+            yield _check_kept_factors(checkpoint, pair.weights["instruct"], plan)
+        else:
+            yield _check_copies(checkpoint, pair.instruct, plan)
         yield _check_oracle(checkpoint, plan, variant, sample, seed)
 
 
@@ -291,6 +295,26 @@ def _check_copies(checkpoint: Checkpoint, instruct: Checkpoint, plan: Refinement
     return "copies", True, f"{len(copied)} tensors identical to Instruct's"
 
 
+def _check_kept_factors(
+    checkpoint: Checkpoint, adapter: Checkpoint, plan: RefinementPlan
+) -> _Finding:
+    """Of an adapter: what is no part of a refined delta is as it was."""
+    refined: set[tuple[str, int]] = set()
+    for task in plan.refine_tasks:
+        added = task.target.added
+        places = (task.target,) if added is None else (added.a, added.b)
+        refined |= {(place.path, place.start_byte) for place in places}
+    kept = [
+        name
+        for name, entry in checkpoint.tensors.items()
+        if (entry.shard, entry.start_byte) not in refined
+    ]
+    for name in kept:
+        if read_bytes(checkpoint, name) != read_bytes(adapter, name):
+            return "copies", False, f"tensor {name!r} differs from the adapter's"
+    return "copies", True, f"{len(kept)} tensors identical to the adapter's"
+
+
 def _check_oracle(
     checkpoint: Checkpoint,
     plan: RefinementPlan,
@@ -308,6 +332,12 @@ def _check_oracle(
         base, instruct = load(task.base, shape), load(task.instruct, shape)
         here = at(variant, task.position(layers))
         found = agreement(weight, base, instruct, here, name=task.matrix)
+        if task.target.added is not None:
+            # Factors are rounded, not their product: a part in 2^(bits of a factor) of the delta.
+            stored = torch_dtype(task.target.added.a.dtype)
+            delta = float(torch.linalg.vector_norm(instruct - base.double()))
+            bound = found.bound + 2 * torch.finfo(stored).eps * max(delta, found.distance)
+            found = replace(found, holds=found.distance <= bound, bound=bound)
         lowest = min(lowest, found.identical)
         if not found.holds:
             return (
@@ -317,14 +347,20 @@ def _check_oracle(
                 f" {found.worst:.3g} times the allowed one, norm {found.distance:.3g} of"
                 f" {found.bound:.3g} allowed",
             )
-    return (
-        "oracle",
-        True,
-        f"{len(tasks)} of {len(plan.refine_tasks)} matrices recomputed by float64 full SVD, at"
-        f" least {lowest:.3%} of the elements identical",
-    )
+    near = f"at least {lowest:.3%} of the elements identical"
+    if plan.recipe.as_adapter:
+        near = "within the rounding of their factors"
+    count = f"{len(tasks)} of {len(plan.refine_tasks)} matrices"
+    return "oracle", True, f"{count} recomputed by float64 full SVD, {near}"
 
 
 def _refined(checkpoint: Checkpoint, task: RefineTask) -> torch.Tensor:
-    place = replace(task.target, path=str(checkpoint.shard(task.target.path).path))
+    place, added = task.target, task.target.added
+    if added is None:
+        place = replace(place, path=str(checkpoint.shard(place.path).path))
+    else:
+        a, b = (
+            replace(part, path=str(checkpoint.shard(part.path).path)) for part in (added.a, added.b)
+        )
+        place = replace(place, added=replace(added, a=a, b=b))
     return load(place, (task.rows, task.columns))

@@ -73,9 +73,11 @@ def decompose_factors(left: NDArray[np.float64], right: NDArray[np.float64]) -> 
         raise SpectrumError("the factors of its delta hold NaN or Inf, expected finite numbers")
     first, core_left = scipy.linalg.qr(left, mode="economic")
     second, core_right = scipy.linalg.qr(right.T, mode="economic")
-    u, values, vt = singular_value_decomposition(core_left @ core_right.T)
-    if not np.isfinite(values).all():
-        raise SpectrumError("the product of its factors overflows float64")
+    with np.errstate(over="ignore", invalid="ignore"):
+        core = core_left @ core_right.T
+    if not np.isfinite(core).all():
+        raise SpectrumError("the product of the factors of its delta overflows float64")
+    u, values, vt = singular_value_decomposition(core)
     return Factors(first @ u, values, vt @ second.T)
 
 
@@ -142,6 +144,26 @@ def refine_factors(
         head_energy=energy_share(values, cut),
         unique=True,
     )
+
+
+def filtered_factors(
+    delta: Factors, variant: AnyVariant, rank: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Factors (m, rank) and (rank, n) of the delta as a method leaves it; both of equal size.
+
+    Raises ValueError for a method whose result is not of low rank: noise, edits in Base's
+    subspaces.
+    """
+    if isinstance(variant, Noise) or in_base_subspace(variant) is not None:
+        raise ValueError(f"{variant_name(variant)} leaves no delta of low rank")
+    found = gains(variant, Spectrum.exact(delta.singular_values, delta.shape)).values
+    values = found[: delta.values.size] * delta.values
+    root = np.sqrt(np.abs(values))
+    left = np.zeros((delta.shape[0], rank))
+    right = np.zeros((rank, delta.shape[1]))
+    left[:, : values.size] = delta.left * (np.sign(values) * root)
+    right[: values.size] = root[:, None] * delta.right
+    return left, right
 
 
 class _Spectral:

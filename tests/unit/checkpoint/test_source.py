@@ -241,6 +241,29 @@ def test_pickles_are_fetched_where_allowed_from_a_repository_without_safetensors
     assert list(kept) == (files[:3] if rounds == 2 else files[:1])
 
 
+@pytest.mark.parametrize("has", ["adapter_config.json", "model.safetensors"])
+def test_an_adapter_is_fetched_from_a_repository_without_a_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has: str
+) -> None:
+    (tmp_path / COMMIT).mkdir()
+    (tmp_path / COMMIT / has).write_bytes(b"{}")
+    asked: list[dict[str, Any]] = []
+
+    def fetch(location: str, **options: Any) -> str:
+        asked.append({**options, "location": location})
+        return str(tmp_path / COMMIT)
+
+    monkeypatch.setattr(source_module, "snapshot_download", fetch)
+    resolve(Source.parse("org/name"))
+    files = ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"]
+    kept = filter_repo_objects(
+        files,
+        allow_patterns=asked[-1]["allow_patterns"],
+        ignore_patterns=asked[-1]["ignore_patterns"],
+    )
+    assert list(kept) == (files[:2] if has == "adapter_config.json" else files[:1])
+
+
 def test_cached_pickles_are_used_offline(offline: Path) -> None:
     snapshot = fill_cache(offline)
     (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
