@@ -21,6 +21,7 @@ from timberkit.cli_clean import clean
 from timberkit.cli_compare import compare
 from timberkit.cli_diff import diff
 from timberkit.cli_eval import evaluate
+from timberkit.cli_export import export
 from timberkit.cli_options import (
     EXIT_CODES,
     AllowPickle,
@@ -47,9 +48,8 @@ from timberkit.cli_options import (
     Variants,
     Workers,
     chosen_pair,
-    fields_of,
-    merged,
     print_json,
+    refine_recipe_of,
     split_names,
     stoppable,
 )
@@ -65,12 +65,11 @@ from timberkit.cli_several import (
     plan_several,
     refine_several,
 )
-from timberkit.config import PARAMETERS, RefineRecipe, build_recipe
+from timberkit.config import RefineRecipe
 from timberkit.engine.fork_server import start_early
 from timberkit.errors import (
     EXIT_CHECK_FAILED,
     EXIT_INTERRUPTED,
-    RecipeError,
     TimberkitError,
     UsageError,
 )
@@ -92,29 +91,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-
-
-def _recipe(
-    base: str | None, instruct: str | None, config: Path | None, pair: Pair | None, **flags: Any
-) -> RefineRecipe:
-    """One recipe from a file and the flags given, which override the file's fields."""
-    if pair is not None:
-        base, instruct = pair.base, pair.instruct
-    fields, origin = fields_of(config)
-    given = {name: value for name, value in flags.items() if value is not None}
-    given |= {k: v for k, v in (("base", base), ("instruct", instruct)) if v is not None}
-    method = {name for name in PARAMETERS if name in given}
-    if method and "variants" in given:
-        raise RecipeError(
-            "--variant and --method: expected one of the two; write the parameters into the"
-            " variant, such as --variant timber:lam=0.5"
-        )
-    if method or "variants" in given:
-        for name in ("variants", *PARAMETERS):
-            fields.pop(name, None)
-    origin = origin.with_flags(given)
-    fields = merged(fields, given, command="refine")
-    return build_recipe(fields, where=origin)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -172,7 +148,7 @@ def refine(
     opening = Opening(allow_pickle, dequantise)
     base, instruct, several = chosen_models(base, base_option, instruct, instructs)
     chosen = chosen_pair(pair, base, instruct)
-    recipe = _recipe(
+    recipe = refine_recipe_of(
         base, instruct, config, chosen, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
         variants=variant or None, families=split_names(families), layers=layers,
         include=include or None, exclude=exclude or None, fused=fused, dtype=dtype,
@@ -261,7 +237,7 @@ def plan(
     opening = Opening(allow_pickle, dequantise)
     base, instruct, several = chosen_models(base, base_option, instruct, instructs)
     chosen = chosen_pair(pair, base, instruct)
-    recipe = _recipe(
+    recipe = refine_recipe_of(
         base, instruct, config, chosen, method=method, lam=lam, mu=mu, ratio=ratio, energy=energy,
         variants=variant or None, families=split_names(families), layers=layers,
         include=include or None, exclude=exclude or None, fused=fused, dtype=dtype,
@@ -324,6 +300,7 @@ def verify(
 
 app.command(epilog=EXIT_CODES)(clean)
 app.command(epilog=EXIT_CODES)(diff)
+app.command(epilog=EXIT_CODES)(export)
 app.command(epilog=EXIT_CODES)(analyze)
 app.command("eval", epilog=EXIT_CODES)(evaluate)
 app.command(epilog=EXIT_CODES)(compare)

@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
-from timberkit.config import METHODS, Origin, read_recipe
-from timberkit.errors import InterruptedRunError, UsageError
+from timberkit.config import (
+    METHODS,
+    PARAMETERS,
+    Origin,
+    RefineRecipe,
+    build_recipe,
+    read_recipe,
+)
+from timberkit.errors import InterruptedRunError, RecipeError, UsageError
 
 if TYPE_CHECKING:
     from timberkit.pairs import Pair
@@ -167,3 +174,26 @@ def merged(fields: dict[str, Any], given: dict[str, Any], *, command: str) -> di
 def print_json(value: object) -> None:
     """One JSON value on stdout."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def refine_recipe_of(
+    base: str | None, instruct: str | None, config: Path | None, pair: Pair | None, **flags: Any
+) -> RefineRecipe:
+    """One recipe from a file and the flags given, which override the file's fields."""
+    if pair is not None:
+        base, instruct = pair.base, pair.instruct
+    fields, origin = fields_of(config)
+    given = {name: value for name, value in flags.items() if value is not None}
+    given |= {k: v for k, v in (("base", base), ("instruct", instruct)) if v is not None}
+    method = {name for name in PARAMETERS if name in given}
+    if method and "variants" in given:
+        raise RecipeError(
+            "--variant and --method: expected one of the two; write the parameters into the"
+            " variant, such as --variant timber:lam=0.5"
+        )
+    if method or "variants" in given:
+        for name in ("variants", *PARAMETERS):
+            fields.pop(name, None)
+    origin = origin.with_flags(given)
+    fields = merged(fields, given, command="refine")
+    return build_recipe(fields, where=origin)
