@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check docs bench sapling clean help
+.PHONY: demo test check fuzz docs bench sapling clean help
 
 help:           ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
@@ -20,6 +20,10 @@ test: $(STAMP)  ## run the tests
 
 check: $(STAMP) ## lint, format, types, layer contract
 	scripts/check
+
+fuzz: $(STAMP)  ## mutate the files that strangers write, ten minutes for each parser
+	TIMBERKIT_FUZZ_SECONDS=600 TIMBERKIT_FUZZ_FINDINGS=$(CURDIR)/build/fuzz \
+		$(BIN)/python -m pytest -q -n 0 tests/fuzz
 
 docs: $(STAMP)  ## build the site of the docs into build/site
 	$(BIN)/python scripts/update_commands.py

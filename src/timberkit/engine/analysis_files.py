@@ -211,6 +211,8 @@ def _read_spectra(path: Path) -> tuple[WeightMeasurement, ...]:
         raise CheckpointError(f"{path}: row {len(weights)}: {_problem(error)}; {_AGAIN}") from None
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: cannot be read as Parquet: {error}; {_AGAIN}") from None
+    if not weights:  # a footer may promise rows that the pages do not hold
+        raise CheckpointError(f"{path}: holds no weights; {_AGAIN}")
     seen: set[tuple[str, int | None, str | None]] = set()
     for weight in weights:
         place = (weight.name, weight.index, weight.part)
