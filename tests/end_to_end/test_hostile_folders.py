@@ -231,9 +231,17 @@ def test_a_hostile_model_is_refused_or_refined(
         *("pair", "elsewhere.safetensors"),
         *left,
     }
-    differs = CHECK_FAILED if expected == DONE else BAD_INPUT
+    # A comparison reads no configuration as one, so that it tells of any.
+    opened = expected == DONE or what == "numbers that are none"
+    differs = CHECK_FAILED if opened else BAD_INPUT
     ended_well(commands.run("diff", base, instruct, "--layers", "0", cwd=tmp_path), {differs})
     assert not list(tmp_path.rglob("harmed"))
+
+
+def test_names_in_messages_are_no_commands_to_the_terminal(commands: Any, tmp_path: Path) -> None:
+    for name in ("\x1b[2J\x1b]0;title\x07x", "a\r\u202eb\x9b2J"):
+        for command in (("plan", name, "b"), ("verify", name), ("report", name), ("compare", name)):
+            ended_well(commands.run(*command, cwd=tmp_path), {BAD_INPUT})
 
 
 @pytest.fixture(scope="module")
