@@ -149,6 +149,7 @@ def read_rollouts(path: str | Path, *, texts: bool = True) -> Iterator[Rollout]:
         with pq.ParquetFile(path, read_dictionary=_STRINGS) as file:
             step = _TEXT_ROWS_TOGETHER if texts else ROWS_TOGETHER
             for batch in file.iter_batches(batch_size=step, columns=columns):
+                batch.validate(full=True)  # places in a dictionary may lie beyond it
                 values = {name: _values(batch.column(name)) for name in columns}
                 for row in zip(*values.values(), strict=True):
                     done += 1

@@ -205,6 +205,7 @@ def _read_spectra(path: Path) -> tuple[WeightMeasurement, ...]:
         with pq.ParquetFile(path) as file:
             _check_table(path, file)
             for batch in file.iter_batches(batch_size=ROWS_TOGETHER):
+                batch.validate(full=True)
                 _check_finite(path, batch)
                 weights += [_WEIGHT.validate_python(_nested(row)) for row in batch.to_pylist()]
     except ValidationError as error:
