@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check fuzz docs bench sapling clean help
+.PHONY: demo test check fuzz audit docs bench sapling clean help
 
 help:           ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
@@ -24,6 +24,10 @@ check: $(STAMP) ## lint, format, types, layer contract
 fuzz: $(STAMP)  ## mutate the files that strangers write, ten minutes for each parser
 	TIMBERKIT_FUZZ_SECONDS=600 TIMBERKIT_FUZZ_FINDINGS=$(CURDIR)/build/fuzz \
 		$(BIN)/python -m pytest -q -n 0 tests/fuzz
+
+audit: $(STAMP) ## known vulnerabilities of the pinned packages, and all licences
+	$(BIN)/python scripts/licences.py
+	$(BIN)/python scripts/audit.py
 
 docs: $(STAMP)  ## build the site of the docs into build/site
 	$(BIN)/python scripts/update_commands.py

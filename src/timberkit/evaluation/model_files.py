@@ -48,8 +48,11 @@ def read_facts(files: ModelFiles) -> ModelFacts:
     tokenizer_config = _json_file(folder / "tokenizer_config.json")
     template = _text_file(folder / "chat_template.jinja") or tokenizer_config.get("chat_template")
     if isinstance(template, list):  # several by name: transformers uses the one called default
-        named = {each.get("name"): each.get("template") for each in template if _is_object(each)}
-        template = named.get("default")
+        named = [each for each in template if isinstance(each, dict)]
+        template = next(
+            (each.get("template") for each in reversed(named) if each.get("name") == "default"),
+            None,
+        )
     return ModelFacts(
         names=(files.source.name, files.source.location),
         config=_json_file(folder / "config.json"),
@@ -115,7 +118,3 @@ def _text_file(path: Path) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); download it again") from None
-
-
-def _is_object(value: object) -> bool:
-    return isinstance(value, dict)
