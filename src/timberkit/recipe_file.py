@@ -20,7 +20,7 @@ import yaml
 from timberkit.errors import RecipeError
 
 LARGEST_RECIPE_BYTES = 1 << 20
-LARGEST_MANIFEST_BYTES = 512 << 20
+LARGEST_MANIFEST_BYTES = 256 << 20
 LONGEST_NUMBER = 200
 
 Step: TypeAlias = str | int
@@ -95,7 +95,7 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], Origin]:
     try:
         if path.suffix == ".json":
             if path.stat().st_size > LARGEST_MANIFEST_BYTES:
-                raise RecipeError(f"{path}: over 512 MiB; that is no manifest")
+                raise RecipeError(f"{path}: over 256 MiB; that is no manifest")
             text = path.read_text(encoding="utf-8")
             fields = json.loads(text)
         else:

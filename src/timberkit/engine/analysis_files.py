@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
+from timberkit.checkpoint.json_size import refuse_expanding
 from timberkit.checkpoint.writer import write_file
 from timberkit.errors import CheckpointError, InterruptedRunError
 from timberkit.measurements import (
@@ -275,7 +276,9 @@ def _check_ranges(path: Path, weight: WeightMeasurement) -> None:
 def _read_summary(path: Path) -> dict[str, Any]:
     _check_file(path)
     try:
-        content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        raw = path.read_bytes()
+        refuse_expanding(raw, str(path))
+        content = json.loads(raw, parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}; {_AGAIN}") from None
     version = content.pop("schema_version", None) if isinstance(content, dict) else None
