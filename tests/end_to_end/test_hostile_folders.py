@@ -315,3 +315,31 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "analysis": (("verify", "analysis"), ("report", "analysis", "-o", "page.html")),
     "run": (("compare", "run", "-q"),),
 }
+
+
+def test_code_in_a_models_folder_is_never_run(
+    commands: Any, checkpoints: Any, tmp_path: Path
+) -> None:
+    """The commands that build a model with transformers, on one that brings classes of its own."""
+    pytest.importorskip("transformers")
+    _, instruct = checkpoints.copies(tmp_path / "pair")
+    harm = f"open({str(tmp_path / 'harmed')!r}, 'w').write('x')\n"
+    for name in ("evil.py", "configuration_evil.py", "modeling_evil.py", "setup.py", "conftest.py"):
+        (instruct / name).write_text(harm)
+    (instruct / "chat_template.jinja").write_text(
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+        "{{ cycler.__init__.__globals__.os.getcwd() }}"
+        f"{{{{ self.__init__.__globals__.__builtins__.open({str(tmp_path / 'harmed')!r}, 'w') }}}}"
+    )
+    own = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M", "AutoTokenizer": "evil.T"}
+    one = ("--task", "sapling", "--limit", 1, "-n", 1)
+    for fields in ({"auto_map": own}, {"auto_map": own, "model_type": "evil"}):
+        fields_of_config(**fields)(instruct)
+        for command in (
+            ("plan", instruct, instruct, "--check"),
+            ("analyze", instruct, instruct, "-o", "found", "-q", "--hidden-states"),
+            ("eval", f"m={instruct}", *one, "-o", f"run-{len(fields)}"),
+        ):
+            done = commands.run(*command, cwd=tmp_path)
+            ended_well(done, {DONE, CHECK_FAILED, USAGE, BAD_INPUT, 4})
+    assert not (tmp_path / "harmed").exists()
