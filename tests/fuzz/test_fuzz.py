@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SECONDS = float(os.environ.get("TIMBERKIT_FUZZ_SECONDS", "0.6"))
+SECONDS = float(os.environ.get("TIMBERKIT_FUZZ_SECONDS", "0.2"))
 MOST_BYTES = 256 << 20
 """That a parser's inputs, of 50 KB at most, may add to the memory of the process."""
 

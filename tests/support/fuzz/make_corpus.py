@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 import timberkit
 from timberkit.checkpoint.journal import Journal
 from timberkit.engine.analysis_files import write_analysis
+from timberkit.evaluation.journal import Generation, Segment
 from timberkit.findings import findings_to_json
 from timberkit.measurements import Analysis, WeightMeasurement
 from timberkit.metrics.summary import summarise
@@ -176,6 +177,10 @@ def main(corpus: Path) -> None:
         journal.append([{"key": "a", "n": 1}, {"key": "b", "x": [1.5, None]}])
         journal.close()
         keep("journal", "seed.jsonl", (root / "journal.jsonl").read_bytes())
+        segment = Segment(root / "segment.jsonl", number=1, digest="d")
+        segment.append([Generation("p", 1, 5, "so 4", "stop", 3, 1, 0.5)])
+        segment.close()
+        keep("segment", "seed.jsonl", (root / "segment.jsonl").read_bytes())
         (root / "analysis").mkdir()
         write_analysis(root / "analysis", two_weights())
         keep("spectra", "seed.parquet", (root / "analysis" / "spectra.parquet").read_bytes())
