@@ -35,7 +35,7 @@ MOST_BYTES = 768 << 20
 """Address space that a parser may take besides what the imports took; no seed is above 100 KB."""
 LONGEST_SECONDS = 20
 """Of one input."""
-ROUND = 60
+ROUND = 30
 """Mutations between two looks at the clock."""
 
 
