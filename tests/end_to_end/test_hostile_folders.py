@@ -343,3 +343,35 @@ def test_code_in_a_models_folder_is_never_run(
             done = commands.run(*command, cwd=tmp_path)
             ended_well(done, {DONE, CHECK_FAILED, USAGE, BAD_INPUT, 4})
     assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("tokenizer_config.json", ("eval", "m=models/instruct", "--task", "sapling", "--dry-run")),
+        ("chat_template.jinja", ("eval", "m=models/instruct", "--task", "sapling", "--dry-run")),
+        ("generation_config.json", ("eval", "m=models/instruct", "--task", "sapling", "--dry-run")),
+        ("tokenizer.json", ("plan", "models/base", "models/instruct")),
+        ("README.md", ("plan", "models/base", "models/instruct")),
+        ("x.eval", ("compare", "models/instruct")),
+        ("x.json", ("compare", "models/instruct")),
+        ("samples_x.jsonl", ("compare", "models/instruct")),
+        ("timberkit.json", ("verify", "models/instruct")),
+        ("summary.json", ("report", "models/instruct")),
+    ],
+)
+@pytest.mark.parametrize("kind", ["a pipe", "a link to a device", "a link to a secret"])
+def test_no_command_waits_at_a_pipe_or_follows_a_link_out(
+    commands: Any, checkpoints: Any, tmp_path: Path, name: str, command: tuple[str, ...], kind: str
+) -> None:
+    _, instruct = checkpoints.copies(tmp_path / "models")
+    (tmp_path / "secret").write_text("{}canary of the owner")
+    if kind == "a pipe":
+        pipe(name)(instruct)
+    else:
+        (instruct / name).unlink(missing_ok=True)
+        target = "/dev/zero" if kind == "a link to a device" else tmp_path / "secret"
+        (instruct / name).symlink_to(target)
+    done = commands.start(*command, cwd=tmp_path).wait(20)
+    ended_well(done, {DONE, CHECK_FAILED, USAGE, BAD_INPUT})
+    assert "canary" not in done.stdout + done.stderr

@@ -101,7 +101,7 @@ def _list(folder: Path) -> list[str]:
         ) from None
 
 
-def _contained(folder: Path, name: str) -> Path:
+def contained(folder: Path, name: str) -> Path:
     """``folder / name`` as a regular file, after making sure that no link leads elsewhere.
 
     A snapshot in a Hub cache links to the ``blobs`` folder of its own repository, nothing else may
@@ -149,12 +149,12 @@ def _read_config(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     """config.json as transformers reads it, NaN and repeated keys included; empty if absent."""
     if "config.json" not in names:
         return {}
-    path = _contained(folder, "config.json")
+    path = contained(folder, "config.json")
     return json_object(_read_limited(path, LARGEST_CONFIG_BYTES), str(path))
 
 
 def _read_weight_map(folder: Path, index_name: str) -> dict[str, str]:
-    path = _contained(folder, index_name)
+    path = contained(folder, index_name)
     raw = _read_limited(path, LARGEST_INDEX_BYTES)
     weight_map = json_object(raw, str(path), object_pairs_hook=unique_keys).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -197,7 +197,7 @@ def _refuse_two_models(
 
 
 def _read_shards(folder: Path, names: Iterable[str]) -> tuple[Shard, ...]:
-    return tuple(read_shard(_contained(folder, name), name) for name in names)
+    return tuple(read_shard(contained(folder, name), name) for name in names)
 
 
 def _compare(index: Path, weight_map: dict[str, str], shards: Iterable[Shard]) -> None:
