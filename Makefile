@@ -3,6 +3,7 @@
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PYTHON ?= python3
 PIP_ARGS ?=
+FUZZ_SECONDS ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -21,8 +22,9 @@ test: $(STAMP)  ## run the tests
 check: $(STAMP) ## lint, format, types, layer contract
 	scripts/check
 
-fuzz: $(STAMP)  ## mutate the files that strangers write, ten minutes for each parser
-	TIMBERKIT_FUZZ_SECONDS=600 TIMBERKIT_FUZZ_FINDINGS=$(CURDIR)/build/fuzz \
+fuzz: $(STAMP)  ## mutate the files that strangers write, a minute for each parser
+	TIMBERKIT_FUZZ_SECONDS=$(FUZZ_SECONDS) TIMBERKIT_FUZZ_SEED=$$(date +%s) \
+		TIMBERKIT_FUZZ_FINDINGS=$(CURDIR)/build/fuzz \
 		$(BIN)/python -m pytest -q -n 0 tests/fuzz
 
 audit: $(STAMP) ## known vulnerabilities of the pinned packages, and all licences

@@ -2,7 +2,7 @@
 
 The corpus is replayed (earlier findings stand in it), then mutated for a moment. For longer:
 
-    TIMBERKIT_FUZZ_SECONDS=600 python -m pytest tests/fuzz    (or: make fuzz)
+    TIMBERKIT_FUZZ_SECONDS=60 TIMBERKIT_FUZZ_SEED=1 python -m pytest tests/fuzz    (or: make fuzz)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pytest
 
 HERE = Path(__file__).parent
 SECONDS = float(os.environ.get("TIMBERKIT_FUZZ_SECONDS", "0.2"))
+SEED = os.environ.get("TIMBERKIT_FUZZ_SEED", "0")
 MOST_BYTES = 256 << 20
 """That a parser's inputs, of 50 KB at most, may add to the memory of the process."""
 
@@ -31,7 +32,10 @@ def test_mutated_files_end_in_errors_of_ours_within_bounds(tmp_path: Path) -> No
     )
     environment.pop("PYTHONWARNINGS", None)
     done = subprocess.run(
-        [sys.executable, "-m", "fuzz", "--seconds", str(SECONDS), "--findings", findings],
+        [
+            *(sys.executable, "-m", "fuzz", "--findings", findings),
+            *("--seconds", str(SECONDS), "--seed", SEED),
+        ],
         capture_output=True, text=True, check=False, env=environment, cwd=tmp_path,
     )  # fmt: skip
     results = [json.loads(line) for line in done.stdout.splitlines()]
