@@ -3,11 +3,12 @@
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PYTHON ?= python3
 PIP_ARGS ?=
+FUZZ_SECONDS ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check docs bench sapling clean help
+.PHONY: demo test check fuzz audit docs bench sapling clean help
 
 help:           ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  /'
@@ -20,6 +21,15 @@ test: $(STAMP)  ## run the tests
 
 check: $(STAMP) ## lint, format, types, layer contract
 	scripts/check
+
+fuzz: $(STAMP)  ## mutate the files that strangers write, a minute for each parser
+	TIMBERKIT_FUZZ_SECONDS=$(FUZZ_SECONDS) TIMBERKIT_FUZZ_SEED=$$(date +%s) \
+		TIMBERKIT_FUZZ_FINDINGS=$(CURDIR)/build/fuzz \
+		$(BIN)/python -m pytest -q -n 0 tests/fuzz
+
+audit: $(STAMP) ## known vulnerabilities of the pinned packages, and all licences
+	$(BIN)/python scripts/licences.py
+	$(BIN)/python scripts/audit.py
 
 docs: $(STAMP)  ## build the site of the docs into build/site
 	$(BIN)/python scripts/update_commands.py

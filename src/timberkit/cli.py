@@ -73,6 +73,7 @@ from timberkit.errors import (
     TimberkitError,
     UsageError,
 )
+from timberkit.safe_console import spelled_out
 
 if TYPE_CHECKING:
     from timberkit.engine.estimate import Estimate
@@ -445,7 +446,7 @@ def main() -> None:
     try:
         app()
     except TimberkitError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {spelled_out(str(error))}", err=True)
         sys.exit(error.exit_code)
     except SystemExit as ended:
         # 130 is typer's code for Ctrl-C before a command has begun.

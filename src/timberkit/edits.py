@@ -31,12 +31,14 @@ from pydantic import (
     model_validator,
 )
 
-from timberkit.errors import RecipeError
+from timberkit.errors import RecipeError, quoted, shortened
 from timberkit.recipe_file import Origin, origin_of
 
 PAPER = "arXiv 2509.23595"
 LARGEST_GAIN = 10.0
 """Of either sign; far beyond, weights only overflow."""
+MOST_PROBLEMS = 20
+"""Wrong fields that a message lists: each costs a look into the file."""
 
 
 class Frozen(BaseModel):
@@ -62,17 +64,21 @@ def recipe_error(
     names = list(known)
     origin = origin_of(where)
     lines = []
-    for problem in error.errors(include_url=False):
-        place = ".".join(str(step) for step in problem["loc"])
-        message = _PLAIN_WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    problems = error.errors(include_url=False)
+    for problem in problems[:MOST_PROBLEMS]:
+        place = shortened(".".join(str(step) for step in problem["loc"]))
+        said = _PLAIN_WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        message = shortened(said, longest=1000)
         if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
+            near = difflib.get_close_matches(str(problem["loc"][-1])[:100], names, n=1)
             message += f": {near[0]}?" if near else ""
         found = problem["input"]
         # What was found is said once: a variant's own message already says which of its fields.
-        said = "(found " in message or not isinstance(found, str | int | float)
-        shown = "" if said else f" (found {found!r})"
+        is_shown = "(found " in message or not isinstance(found, str | int | float)
+        shown = "" if is_shown else f" (found {quoted(found)})"
         lines.append(f"{origin.of(problem['loc'])}{': ' if place else ''}{place}: {message}{shown}")
+    if len(problems) > MOST_PROBLEMS:
+        lines.append(f"and {len(problems) - MOST_PROBLEMS} problems more")
     return RecipeError("\n".join(lines))
 
 
@@ -323,7 +329,7 @@ def _in_one_order(
     counts = Counter(key for key, _ in entries)
     twice = [key for key, count in counts.items() if count > 1]
     if twice:
-        raise ValueError(f"{', '.join(map(repr, twice[:3]))} given more than once")
+        raise ValueError(f"{', '.join(map(quoted, twice[:3]))} given more than once")
     exact = sorted(entry for entry in entries if read_glob(entry[0]) is None)
     return (*exact, *(entry for entry in entries if read_glob(entry[0]) is not None))
 
@@ -344,7 +350,7 @@ class Free(Frozen):
     @model_validator(mode="after")
     def _gains_for_each(self) -> Free:
         for key, levels in self.gains:
-            _check_levels(self.edges, levels, f"gains of {key!r}: ")
+            _check_levels(self.edges, levels, f"gains of {quoted(key)}: ")
         return self
 
     @field_serializer("gains")

@@ -33,6 +33,29 @@ EXIT_BAD_INPUT = 3
 EXIT_INTERRUPTED = 4
 
 
+def quoted(value: object, longest: int = 160) -> str:
+    """``repr`` for a message, of at most about ``longest`` characters, whatever a stranger wrote.
+
+    >>> quoted("lam"), quoted("x" * 10**6, longest=9)
+    ("'lam'", "'xxx…xxx'")
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        return f"a {type(value).__name__} that is too long to write"
+    return shortened(text, longest)
+
+
+def shortened(text: str, longest: int = 160) -> str:
+    """The text itself, or its two ends where it is longer.
+
+    >>> shortened("abcdefghij", longest=5)
+    'ab…ij'
+    """
+    ends = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:ends]}…{text[-ends:]}"
+
+
 class TimberkitError(Exception):
     """Root of every error that timberkit raises on purpose."""
 

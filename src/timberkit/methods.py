@@ -52,7 +52,7 @@ from timberkit.edits import (
     listed,
     recipe_error,
 )
-from timberkit.errors import RecipeError
+from timberkit.errors import RecipeError, quoted
 from timberkit.parts import Kind, parse_layers
 
 LONGEST_NAME = 100
@@ -210,7 +210,8 @@ def parse_variant(text: str) -> AnyVariant:
     method, _, tail = text.partition(":")
     if method not in METHODS:
         raise RecipeError(
-            f"variant {text!r}: unknown method {method!r}; expected one of {', '.join(METHODS)}"
+            f"variant {quoted(text)}: unknown method {quoted(method)}; expected one of"
+            f" {', '.join(METHODS)}"
         )
     parameters: dict[str, str] = {}
     last = _LAST.get(method, _OF).search(tail)
@@ -221,14 +222,14 @@ def parse_variant(text: str) -> AnyVariant:
         name, equals, value = part.partition("=")
         if not equals or not name or not value or name in parameters:
             raise RecipeError(
-                f"variant {text!r}: cannot read {part!r}; write each parameter once, as name=value,"
-                " for example timber:lam=0.2"
+                f"variant {quoted(text)}: cannot read {quoted(part)}; write each parameter once, as"
+                " name=value, for example timber:lam=0.2"
             )
         parameters[name] = value
     try:
         return METHODS[method].model_validate(parameters)
     except ValidationError as error:
-        raise recipe_error(error, where=f"variant {text!r}") from None
+        raise recipe_error(error, where=f"variant {quoted(text)}") from None
 
 
 def parameters_of(variant: AnyVariant) -> dict[str, Any]:

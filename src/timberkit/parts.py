@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from timberkit.errors import RecipeError
+from timberkit.errors import RecipeError, quoted
 
 Kind: TypeAlias = Literal[
     "attention",
@@ -113,10 +113,12 @@ def parse_layers(text: str) -> tuple[tuple[int, int], ...]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part, re.ASCII)
         if match is None:
-            raise RecipeError(f"layers {text!r}: cannot read {part!r}; write for example 4-20,25")
+            raise RecipeError(
+                f"layers {quoted(text)}: cannot read {quoted(part)}; write such as 4-20,25"
+            )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise RecipeError(f"layers {text!r}: {part.strip()} runs backwards")
+            raise RecipeError(f"layers {quoted(text)}: {part.strip()} runs backwards")
         ranges.append((first, last))
     return tuple(ranges)
 

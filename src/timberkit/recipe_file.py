@@ -20,6 +20,8 @@ import yaml
 from timberkit.errors import RecipeError
 
 LARGEST_RECIPE_BYTES = 1 << 20
+LARGEST_MANIFEST_BYTES = 256 << 20
+LONGEST_NUMBER = 200
 
 Step: TypeAlias = str | int
 Mark: TypeAlias = tuple[int, int]
@@ -92,6 +94,8 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], Origin]:
     """
     try:
         if path.suffix == ".json":
+            if path.stat().st_size > LARGEST_MANIFEST_BYTES:
+                raise RecipeError(f"{path}: over 256 MiB; that is no manifest")
             text = path.read_text(encoding="utf-8")
             fields = json.loads(text, object_pairs_hook=_once)
         else:
@@ -127,7 +131,11 @@ def _unreadable(path: Path, error: yaml.MarkedYAMLError) -> RecipeError:
 
 
 class PlainLoader(yaml.SafeLoader):
-    """Safe YAML without tags and aliases: 1 KB of nested aliases expands to gigabytes."""
+    """Safe YAML without tags, aliases and endless numbers.
+
+    1 KB of nested aliases expands to gigabytes, and ``1:1:1:…`` is a number to base 60, which takes
+    time with the square of its length.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -140,7 +148,20 @@ class PlainLoader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(
                 None, None, f"tags ({event.tag}) are not allowed in a recipe", event.start_mark
             )
+        if _is_endless_number(event):
+            raise yaml.composer.ComposerError(
+                None, None, f"a number of {len(event.value)} signs", event.start_mark
+            )
         return super().compose_node(parent, index)
+
+
+def _is_endless_number(event: Any) -> bool:
+    return (
+        isinstance(event, yaml.ScalarEvent)
+        and event.implicit[0]
+        and len(event.value) > LONGEST_NUMBER
+        and event.value[0] in "+-.0123456789"
+    )
 
 
 def _nodes(root: yaml.Node | None) -> list[tuple[tuple[Step, ...], yaml.Node]]:

@@ -95,8 +95,13 @@ def to_json(record: TensorRecord) -> dict[str, Any]:
     return asdict(record)
 
 
-def from_json(values: Mapping[str, Any]) -> TensorRecord:
+def from_json(values: object) -> TensorRecord:
     """The record that ``to_json`` wrote; CheckpointError for anything else."""
+    if not isinstance(values, Mapping):
+        raise CheckpointError(
+            f"record of a tensor: found a {type(values).__name__}, expected an object; the file was"
+            " not written by this version of timberkit"
+        )
     try:
         return _TENSOR.validate_python(dict(values))
     except ValidationError as error:

@@ -32,6 +32,7 @@ ROWS_TOGETHER = 4096
 BYTES_TOGETHER = 32 << 20
 """A row group is written when it holds so many rows or so many characters."""
 _TEXT_ROWS_TOGETHER = 64
+_TEXT_BYTES_TOGETHER = 128 << 20
 _SCHEMA_KEY, _SCHEMA_VERSION = b"timberkit_rollouts", b"1"
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _AGAIN = "the file is broken, or not one that timberkit eval wrote; make it again"
@@ -145,10 +146,11 @@ def read_rollouts(path: str | Path, *, texts: bool = True) -> Iterator[Rollout]:
     try:
         with pq.ParquetFile(path) as file:
             _check_table(path, file)
+            step = _text_rows(file.metadata) if texts else ROWS_TOGETHER
         # As dictionaries: one long string that stands in every row is then held once.
         with pq.ParquetFile(path, read_dictionary=_STRINGS) as file:
-            step = _TEXT_ROWS_TOGETHER if texts else ROWS_TOGETHER
             for batch in file.iter_batches(batch_size=step, columns=columns):
+                batch.validate(full=True)  # places in a dictionary may lie beyond it
                 values = {name: _values(batch.column(name)) for name in columns}
                 for row in zip(*values.values(), strict=True):
                     done += 1
@@ -243,6 +245,17 @@ def _check_table(path: Path, file: pq.ParquetFile) -> None:
         )
     if file.metadata.num_rows > MOST_ROWS:
         raise InputError(f"{path}: found {file.metadata.num_rows} rows, expected up to {MOST_ROWS}")
+
+
+def _text_rows(facts: pq.FileMetaData) -> int:
+    """Rows to read at a time with their texts, so that they fit whatever the file unpacks to.
+
+    One text may stand in every row of a group and lie in the file once, as its dictionary.
+    """
+    groups = (facts.row_group(i) for i in range(facts.num_row_groups))
+    columns = (group.column(j) for group in groups for j in range(group.num_columns))
+    sizes = [int(each.total_uncompressed_size) for each in columns if each.path_in_schema in TEXTS]
+    return max(1, min(_TEXT_ROWS_TOGETHER, _TEXT_BYTES_TOGETHER // max(1, 1, *sizes)))
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

@@ -28,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from timberkit.report.text import visible
+from timberkit.safe_console import SafeConsole
 
 # Names in annotations only: importing them would import torch.
 if TYPE_CHECKING:
@@ -52,12 +53,12 @@ MOST_PATTERNS = 20
 def results(*, quiet: bool = False, columns: int = 100) -> Console:
     """Console on stdout for results; ``columns`` for tables where no terminal sets the width."""
     width = None if sys.stdout.isatty() else columns
-    return Console(markup=False, highlight=False, quiet=quiet, width=width, soft_wrap=True)
+    return SafeConsole(quiet=quiet, width=width, soft_wrap=True)
 
 
 def messages(*, quiet: bool = False) -> Console:
     """Console on stderr for progress and messages."""
-    return Console(stderr=True, markup=False, highlight=False, quiet=quiet)
+    return SafeConsole(stderr=True, quiet=quiet)
 
 
 def size(count: float) -> str:
@@ -96,7 +97,7 @@ def one_line(text: str) -> str:
 def new_bar() -> Progress:
     """A bar on stderr with a time estimate; its task has a field ``detail``, shown as it is."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.fields[detail]}", markup=False),

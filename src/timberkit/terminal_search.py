@@ -44,7 +44,8 @@ def search_progress(*, shown: bool) -> Iterator[ProgressCallback | None]:
         yield _Lines(console).show
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
         TimeElapsedColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:

@@ -116,9 +116,13 @@ class Commands:
 
     def fresh(self, *args: object, cwd: Path | None = None) -> Finished:
         """Run ``python -m timberkit ARGS`` in a new interpreter, as from a shell."""
+        return self.fresh_in(cwd or self.folder, {}, *args)
+
+    def fresh_in(self, cwd: Path, more: Mapping[str, str], *args: object) -> Finished:
+        """The same with more in its environment, for what is read when modules are imported."""
         done = subprocess.run(
             [sys.executable, "-m", "timberkit", *map(str, args)],
-            cwd=cwd or self.folder, env=self.environment, capture_output=True, text=True,
+            cwd=cwd, env={**self.environment, **more}, capture_output=True, text=True,
             timeout=LIMIT_SECONDS, check=False,
         )  # fmt: skip
         return Finished(done.returncode, done.stdout, done.stderr)

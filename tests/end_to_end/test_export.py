@@ -96,7 +96,7 @@ def test_parts_of_a_fused_weight_and_adapters_are_refused(
 ) -> None:
     save_pair("phi3", (tmp_path / "base", tmp_path / "instruct"))
     pair = tmp_path / "base", tmp_path / "instruct"
-    parts = 'free:edges=none,gains={"*[[]q]": [0.5], "*": [0.7]}'
+    parts = 'free:edges=none,gains={"model.layers.0.self_attn.qkv_proj.weight [q]": [0.5]}'
     fused = commands.run("export", *pair, "--mergekit", "--variant", "merge:mu=0.5")
     assert fused.exit_code == 0, fused.stderr
     done = commands.run("export", *pair, "--mergekit", "--variant", parts)

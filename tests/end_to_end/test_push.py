@@ -66,6 +66,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def published(folder: Path) -> dict[str, bytes]:
+    """What a push makes of it: the same files, but for the places of local sources."""
+    found = contents(folder)
+    fields = json.loads(found["timberkit.json"])
+    for source in (fields["recipe"]["base"], fields["recipe"]["instruct"]):
+        source["location"] = f"./{Path(source['location']).name}"
+    found["timberkit.json"] = json.dumps(fields, sort_keys=True, indent=2).encode() + b"\n"
+    return found
+
+
 @pytest.fixture(scope="module")
 def output(
     commands: Any, grove: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
@@ -92,7 +102,7 @@ def test_killed_upload_is_continued_by_the_same_command(
     code, stdout, stderr = finish(start(output, REPO))
     assert code == 0, stderr
     assert hub.sent("PUT", "/lfs/") == [f"/lfs/{held}"]
-    assert hub.repositories[REPO].files() == contents(output)
+    assert hub.repositories[REPO].files() == published(output)
     assert f"files uploaded: {hub.url}/{REPO}/commit/" in stdout
     assert "org/refined, branch main, private" in stdout
 
@@ -122,7 +132,7 @@ def test_dry_run_lists_everything_and_contacts_nobody(
     told = json.loads(stdout)
     assert (told["repo"], told["branch"], told["private"]) == (REPO, "main", False)
     assert {file["name"]: file["size_bytes"] for file in told["files"]} == {
-        name: len(data) for name, data in contents(output).items()
+        name: len(data) for name, data in published(output).items()
     }
     assert told["card"]["tags"] == ["timberkit", "merge"]
     assert told["card"]["library_name"] == "transformers"
@@ -137,7 +147,7 @@ def test_json_after_an_upload_and_nothing_on_stderr_but_the_python_warnings(
     code, stdout, stderr = finish(start(output, REPO, "--json", "--branch", "v2"))
     assert code == 0, stderr
     assert json.loads(stdout)["result"]["created"]
-    assert hub.repositories[REPO].files("v2") == contents(output)
+    assert hub.repositories[REPO].files("v2") == published(output)
     assert hub.repositories[REPO].files("main") == {}
 
 

@@ -25,7 +25,7 @@ from timberkit.edits import (
     Timber,
     TimberL,
 )
-from timberkit.errors import RecipeError
+from timberkit.errors import RecipeError, quoted
 from timberkit.methods import (
     METHODS,
     PARAMETERS,
@@ -220,7 +220,7 @@ def test_flat_fields_of_a_recipe_name_any_method() -> None:
 def test_unreadable_variants_are_refused_saying_what_is_wrong(text: str, part: str) -> None:
     with pytest.raises(RecipeError) as caught:
         parse_variant(text)
-    assert repr(text) in str(caught.value)
+    assert quoted(text) in str(caught.value)
     assert part in str(caught.value)
     with pytest.raises(RecipeError):
         recipe(text)

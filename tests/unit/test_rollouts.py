@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -151,3 +153,33 @@ def test_one_long_answer_in_every_row_is_held_once(tmp_path: Path) -> None:
     write_rollouts(path, (replace(FULL, answer=long, rollout=i) for i in range(1, 60)))
     found = [rollout.answer for rollout in read_rollouts(path, texts=False)]
     assert len({id(answer) for answer in found}) <= 2
+
+
+SWOLLEN = """
+import re, sys
+from pathlib import Path
+from timberkit.rollouts import read_rollouts
+total = sum(len(rollout.text) for rollout in read_rollouts(sys.argv[1]))
+print(total, int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10)
+"""
+
+
+def test_a_small_file_of_long_texts_is_read_few_rows_at_a_time(tmp_path: Path) -> None:
+    """One text of 8 MB that 64 rows share, in a dictionary: a few kilobytes of file."""
+    text = "x" * (8 << 20)
+    rows = [Rollout("m", "t", "", "p", number, True, None, text=text) for number in range(1, 65)]
+    columns = module._SCHEMA.names
+    table = pa.Table.from_pylist(
+        [{name: getattr(row, name) for name in columns} for row in rows], schema=module._SCHEMA
+    )
+    path = tmp_path / "swollen.parquet"
+    with pq.ParquetWriter(path, module._SCHEMA, dictionary_pagesize_limit=1 << 30) as writer:
+        writer.write_table(table)
+    del table
+    assert path.stat().st_size < 1 << 20
+    done = subprocess.run(
+        [sys.executable, "-c", SWOLLEN, str(path)], capture_output=True, text=True, check=True
+    )
+    total, peak = map(int, done.stdout.split())
+    assert total == 64 * len(text)
+    assert peak < 800  # MB; in batches of 64 rows it was three times the texts

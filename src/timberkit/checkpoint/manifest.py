@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from timberkit.checkpoint.json_size import refuse_expanding
 from timberkit.checkpoint.writer import write_file
 from timberkit.errors import CheckpointError
 
 MANIFEST_NAME = "timberkit.json"
 SCHEMA_VERSION = 1
-LARGEST_MANIFEST_BYTES = 512 << 20
+LARGEST_MANIFEST_BYTES = 256 << 20
 
 _PIECE_BYTES = 8 << 20
 
@@ -38,7 +39,7 @@ def write_manifest(target: Path, fields: Mapping[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read ``folder/timberkit.json``, which may come from anyone.
 
-    Raises CheckpointError when it is missing, not a plain file, over 512 MiB, not JSON (NaN
+    Raises CheckpointError when it is missing, not a plain file, over 256 MiB, not JSON (NaN
     included), not an object, or of another schema version.
     """
     path = folder / MANIFEST_NAME
@@ -50,7 +51,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 " not a manifest written by timberkit; make the output again"
             )
         try:
-            fields = json.loads(file.read(LARGEST_MANIFEST_BYTES), parse_constant=_refuse_constant)
+            raw = file.read(size_bytes)
+            refuse_expanding(raw, str(path))
+            fields = json.loads(raw, parse_constant=_refuse_constant)
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{path}: cannot be read as JSON: {error}; the file is broken; make the output"

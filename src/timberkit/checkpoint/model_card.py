@@ -81,7 +81,7 @@ def front_matter(folder: Path) -> dict[str, Any]:
     """The front matter of ``folder/README.md``: strings, lists, mappings, as a stranger wrote it.
 
     Empty when the file is missing, broken, or anything but a model card. Never raises for content.
-    Reads 64 Ki characters at most.
+    Reads 64 Ki characters at most. Of an alias its name is read, ``*name``.
     """
     path = folder / CARD_NAME
     if not path.is_file():
@@ -89,12 +89,24 @@ def front_matter(folder: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
             match = _FRONT_MATTER.match(file.read(_LARGEST_FRONT_MATTER_CHARACTERS))
-        # The base loader makes strings, lists and mappings only: no tag in the file has an effect.
-        fields = yaml.load(match[1], Loader=yaml.BaseLoader) if match else None  # noqa: S506
+        fields = yaml.load(match[1], Loader=_CardLoader) if match else None  # noqa: S506
     except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError):
         # PyYAML lets a ValueError or OverflowError out for escapes beyond Unicode.
         return {}
     return fields if isinstance(fields, dict) else {}
+
+
+class _CardLoader(yaml.BaseLoader):
+    """Strings, lists and mappings only: no tag has an effect, and an alias stays its own name.
+
+    A few nested aliases are gigabytes once they are written out, and one may hold itself.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.get_event()  # type: ignore[no-untyped-call]
+            return yaml.ScalarNode("tag:yaml.org,2002:str", f"*{event.anchor}")
+        return super().compose_node(parent, index)
 
 
 def write_model_card(

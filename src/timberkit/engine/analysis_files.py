@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
+from timberkit.checkpoint.json_size import refuse_expanding
 from timberkit.checkpoint.writer import write_file
 from timberkit.errors import CheckpointError, InterruptedRunError
 from timberkit.measurements import (
@@ -205,12 +206,15 @@ def _read_spectra(path: Path) -> tuple[WeightMeasurement, ...]:
         with pq.ParquetFile(path) as file:
             _check_table(path, file)
             for batch in file.iter_batches(batch_size=ROWS_TOGETHER):
+                batch.validate(full=True)
                 _check_finite(path, batch)
                 weights += [_WEIGHT.validate_python(_nested(row)) for row in batch.to_pylist()]
     except ValidationError as error:
         raise CheckpointError(f"{path}: row {len(weights)}: {_problem(error)}; {_AGAIN}") from None
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: cannot be read as Parquet: {error}; {_AGAIN}") from None
+    if not weights:  # a footer may promise rows that the pages do not hold
+        raise CheckpointError(f"{path}: holds no weights; {_AGAIN}")
     seen: set[tuple[str, int | None, str | None]] = set()
     for weight in weights:
         place = (weight.name, weight.index, weight.part)
@@ -272,7 +276,9 @@ def _check_ranges(path: Path, weight: WeightMeasurement) -> None:
 def _read_summary(path: Path) -> dict[str, Any]:
     _check_file(path)
     try:
-        content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        raw = path.read_bytes()
+        refuse_expanding(raw, str(path))
+        content = json.loads(raw, parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}; {_AGAIN}") from None
     version = content.pop("schema_version", None) if isinstance(content, dict) else None

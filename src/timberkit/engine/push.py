@@ -3,7 +3,8 @@
     plan = plan_push("OUT", "org/name")   # contacts nobody
     push(plan).url
 
-What may be pushed is one output whose manifest holds. Where it may go: a new repository, or a
+What may be pushed is one output whose manifest holds; what it says of local folders is left out of
+what is uploaded (``published``). Where it may go: a new repository, or a
 branch that has nothing but files of this very output (an interrupted upload), unless told to
 overwrite; then the branch afterwards holds this output and nothing else, its history the rest.
 """
@@ -24,6 +25,7 @@ from timberkit.checkpoint.manifest import (
     read_manifest,
 )
 from timberkit.checkpoint.model_card import front_matter
+from timberkit.engine.published import local_sources, public_manifest, published_folder
 from timberkit.engine.verify import verify
 from timberkit.errors import (
     CheckpointError,
@@ -62,6 +64,8 @@ class PushPlan:
     files: tuple[PushedFile, ...]
     card: Mapping[str, Any]
     notes: tuple[str, ...]
+    manifest: bytes | None = None
+    """What is uploaded in place of ``timberkit.json``, which may tell of this machine."""
 
     @property
     def size_bytes(self) -> int:
@@ -100,14 +104,16 @@ def plan_push(
             )
     _check_output(root, manifest)
     card = front_matter(root)
-    files = tuple(
-        PushedFile(name, (root / name).stat().st_size, sha256)
-        for name, sha256 in sorted(
-            {**manifest["files"], MANIFEST_NAME: hash_file(root / MANIFEST_NAME)}.items()
+    public = public_manifest(manifest)
+    with published_folder(root, public) as folder:
+        files = tuple(
+            PushedFile(name, (folder / name).stat().st_size, sha256)
+            for name, sha256 in sorted(
+                {**manifest["files"], MANIFEST_NAME: hash_file(folder / MANIFEST_NAME)}.items()
+            )
         )
-    )
-    notes = _notes(manifest, sources, card)
-    return PushPlan(root, repo, branch, private, files, card, notes)
+    notes = _notes(manifest, card)
+    return PushPlan(root, repo, branch, private, files, card, notes, public)
 
 
 def push(plan: PushPlan, *, overwrite: bool = False) -> PushResult:
@@ -118,6 +124,11 @@ def push(plan: PushPlan, *, overwrite: bool = False) -> PushResult:
     it cannot be reached: the same call continues; VerificationError when it holds something else
     afterwards.
     """
+    with published_folder(plan.folder, plan.manifest) as folder:
+        return _push(plan, folder, overwrite=overwrite)
+
+
+def _push(plan: PushPlan, folder: Path, *, overwrite: bool) -> PushResult:
     place = HubRepository(plan.repo, plan.branch)
     state = place.look()
     created = state is None
@@ -128,7 +139,7 @@ def push(plan: PushPlan, *, overwrite: bool = False) -> PushResult:
     if state.files is None:
         place.create_branch()
         state = _look_again(place)
-    sent, other = _to_send(plan, state), _other_files(plan, state)
+    sent, other = _to_send(plan, state, folder), _other_files(plan, state, folder)
     if other and not overwrite:
         raise OutputExistsError(
             f"{plan.repo}: branch {plan.branch} has files that are not of this output:"
@@ -140,14 +151,14 @@ def push(plan: PushPlan, *, overwrite: bool = False) -> PushResult:
     url = f"https://huggingface.co/{plan.repo}/tree/{plan.branch}"
     if sent or removed:
         url = place.upload(
-            plan.folder,
+            folder,
             sent,
             message=f"Upload an output of timberkit ({plan.folder.resolve().name})",
             parent=state.commit,
             remove=removed,
         )
         after = _look_again(place)
-        wrong = sorted({*_to_send(plan, after), *_other_files(plan, after)})
+        wrong = sorted({*_to_send(plan, after, folder), *_other_files(plan, after, folder)})
         if wrong:
             raise VerificationError(
                 f"{plan.repo}: after the upload the Hub has something else for {_listed(wrong)};"
@@ -216,21 +227,12 @@ def _sources(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def _notes(
-    manifest: Mapping[str, Any],
-    sources: Mapping[str, Mapping[str, Any]],
-    card: Mapping[str, Any],
-) -> tuple[str, ...]:
-    recipe = manifest.get("recipe")
-    notes = []
-    for which, source in sources.items():
-        if source.get("hub") is not True:
-            named = recipe.get(which) if isinstance(recipe, dict) else None
-            place = named.get("location") if isinstance(named, dict) else named
-            notes.append(
-                f"{which} was a local folder: base_model does not name it, and {MANIFEST_NAME}"
-                f" tells where it was: {place!r}"
-            )
+def _notes(manifest: Mapping[str, Any], card: Mapping[str, Any]) -> tuple[str, ...]:
+    notes = [
+        f"{which} was a local folder: base_model does not name it, and in the {MANIFEST_NAME} that"
+        " is uploaded it has its name alone, not where it was"
+        for which in local_sources(manifest)
+    ]
     if "license" not in card:
         notes.append(
             "no licence: Instruct's model card names none that the Hub would take; the licences of"
@@ -262,20 +264,19 @@ def _check_visibility(plan: PushPlan, state: RemoteState) -> None:
     )
 
 
-def _to_send(plan: PushPlan, state: RemoteState) -> list[str]:
+def _to_send(plan: PushPlan, state: RemoteState, folder: Path) -> list[str]:
     """Files that the branch does not have with this content."""
     there = state.files or {}
     return [
         file.name
         for file in plan.files
-        if file.name not in there
-        or not there[file.name].equals(plan.folder / file.name, file.sha256)
+        if file.name not in there or not there[file.name].equals(folder / file.name, file.sha256)
     ]
 
 
-def _other_files(plan: PushPlan, state: RemoteState) -> list[str]:
+def _other_files(plan: PushPlan, state: RemoteState, folder: Path) -> list[str]:
     """Files of the branch that are not those of the output, by name or content."""
-    sent = set(_to_send(plan, state))
+    sent = set(_to_send(plan, state, folder))
     known = {file.name for file in plan.files} - sent | {KEPT_BY_THE_HUB}
     return sorted(name for name in state.files or {} if name not in known)
 

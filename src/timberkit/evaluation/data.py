@@ -11,6 +11,7 @@ import csv
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def rows(task: str, file: DataFile, required: Sequence[str]) -> list[dict[str, A
     name = file.path.name
     try:
         found = _read(file.path)
-    except (OSError, ValueError, csv.Error, EOFError) as error:
+    except (OSError, ValueError, csv.Error, EOFError, RecursionError, zlib.error) as error:
         raise _unreadable(task, name, error) from None
     if not found:
         raise SourceError(f"{task}: {name} holds no rows; give the benchmark's public file")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from timberkit.checkpoint.header import json_object
-from timberkit.checkpoint.index import open_checkpoint
+from timberkit.checkpoint.index import contained, open_checkpoint
 from timberkit.checkpoint.manifest import hash_file
 from timberkit.checkpoint.reader import read_range
 from timberkit.checkpoint.source import resolve
@@ -48,8 +49,11 @@ def read_facts(files: ModelFiles) -> ModelFacts:
     tokenizer_config = _json_file(folder / "tokenizer_config.json")
     template = _text_file(folder / "chat_template.jinja") or tokenizer_config.get("chat_template")
     if isinstance(template, list):  # several by name: transformers uses the one called default
-        named = {each.get("name"): each.get("template") for each in template if _is_object(each)}
-        template = named.get("default")
+        named = [each for each in template if isinstance(each, dict)]
+        template = next(
+            (each.get("template") for each in reversed(named) if each.get("name") == "default"),
+            None,
+        )
     return ModelFacts(
         names=(files.source.name, files.source.location),
         config=_json_file(folder / "config.json"),
@@ -102,7 +106,14 @@ def _json_file(path: Path) -> dict[str, Any]:
 
 
 def _text_file(path: Path) -> str | None:
-    """A small text file of a checkpoint, None where there is none."""
+    """A small text file of a checkpoint, None where there is none.
+
+    Refused are links that lead elsewhere, and what is no plain file: a pipe blocks who opens it,
+    and ``/dev/zero`` has no end.
+    """
+    if not os.path.lexists(path):
+        return None
+    contained(path.parent, path.name)
     try:
         size_bytes = path.stat().st_size
         if size_bytes > MOST_FILE_BYTES:
@@ -111,11 +122,5 @@ def _text_file(path: Path) -> str | None:
                 " another kind of file; download it again"
             )
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); download it again") from None
-
-
-def _is_object(value: object) -> bool:
-    return isinstance(value, dict)

@@ -195,7 +195,11 @@ def _address(text: str, whole: str) -> str:
             " leave it out and set TIMBERKIT_API_KEY"
         )
     if parts.query:
-        raise UsageError(f"{whole!r}: found a query (?{parts.query}) in the address; leave it out")
+        # Not quoted, for keys are often put there.
+        raise UsageError(
+            f"the address of {parts.hostname} holds a query, which results would show; leave it"
+            " out; a key belongs into TIMBERKIT_API_KEY"
+        )
     return parts.geturl().rstrip("/")
 
 

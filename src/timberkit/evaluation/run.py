@@ -49,6 +49,7 @@ from timberkit.evaluation.run_files import SUMMARY_NAME, RunFolder, hold_run
 from timberkit.evaluation.store import Tally, UnitStore
 from timberkit.evaluation.units import Unit
 from timberkit.evaluation_recipe import EvaluationRecipe
+from timberkit.home import from_home
 from timberkit.rollouts import ROLLOUTS_NAME
 
 MOST_GRADE_WORKERS = 8
@@ -171,7 +172,7 @@ class _Run:
 
     def ask(self) -> None:
         """Ask each model what it lacks."""
-        self._run.recipe = self._plan.recipe.model_dump(mode="json")
+        self._run.recipe = from_home(self._plan.recipe.model_dump(mode="json"))
         self._run.write()  # before a server's log or anything else makes the folder look strange
         waiting = [source for source in self._plan.sources if not self._is_complete(source)]
         if waiting:

@@ -5,8 +5,9 @@
 Inside there is no network, no home, no ``/proc``; the system is ``/usr`` and Python's own folder,
 read-only; the only place to write is a private ``/tmp`` of bounded size. Time, CPU, memory, file
 size and the number of processes are limited. The limit on processes does not bind root, so under
-root the program runs as a user of its own that nobody else is. Exit codes prove nothing
-(``os._exit(0)``); what counts is a nonce that is sent back after the last line of the program.
+root the program runs as a user of its own that nobody else is. Calls to the kernel that lead around
+all this are refused (``sandbox_filter``). Exit codes prove nothing (``os._exit(0)``); what counts
+is a nonce that is sent back after the last line of the program.
 
 Without bubblewrap (Debian: ``apt-get install bubblewrap``) nothing is run, unless the caller says
 ``unsandboxed=True``: then only the limits and the nonce remain.
@@ -28,9 +29,11 @@ import time
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from typing import IO
 
 from timberkit.errors import ResourceError, UsageError
 from timberkit.evaluation.pipes import receive_some, send_all
+from timberkit.evaluation.sandbox_filter import seccomp_filter
 
 _MOST_REPORT_BYTES = 4096
 _FIRST_USER, _USERS = 1_000_000_000, 900_000_000
@@ -120,13 +123,15 @@ def _run(program: str, limits: Limits, *, caged: bool) -> Outcome:
     with (
         tempfile.TemporaryDirectory(prefix="timberkit-") as folder,
         tempfile.TemporaryFile() as complaints,
+        tempfile.TemporaryFile() as calls,
         contextlib.ExitStack() as pipes,
     ):
         instructions, to_program = _pipe(pipes)
         from_program, results = _pipe(pipes)
+        filtered = _filtered(calls) if caged else []
         process = subprocess.Popen(
             [
-                *(_caged(limits, user) if caged else [sys.executable]),
+                *(_caged(limits, user, filtered) if caged else [sys.executable]),
                 *("-I", "-S", "-c", _PROGRAM.read_text(encoding="utf-8")),
                 *(str(instructions.fileno()), str(results.fileno())),
             ],
@@ -134,7 +139,7 @@ def _run(program: str, limits: Limits, *, caged: bool) -> Outcome:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=complaints,  # of bubblewrap and of Python; the program's own go nowhere
-            pass_fds=(instructions.fileno(), results.fileno()),
+            pass_fds=(instructions.fileno(), results.fileno(), calls.fileno()),
             start_new_session=True,
             env=None if caged else {"PATH": os.defpath},
         )
@@ -156,11 +161,22 @@ def _run(program: str, limits: Limits, *, caged: bool) -> Outcome:
     return Outcome(False, reason, time.monotonic() - started)
 
 
-def _caged(limits: Limits, user: int) -> list[str]:
+def _filtered(file: IO[bytes]) -> list[str]:
+    """Flags of bubblewrap for the filter of calls, which is put into the file."""
+    found = seccomp_filter()
+    if found is None:
+        return []
+    file.write(found)
+    file.flush()
+    file.seek(0)
+    return ["--seccomp", str(file.fileno())]
+
+
+def _caged(limits: Limits, user: int, filtered: list[str]) -> list[str]:
     """The command up to Python's own arguments."""
     home = Path(sys.base_prefix)
     inside = home if home.is_relative_to("/usr") else Path("/python")
-    command = ["bwrap", "--die-with-parent", "--new-session", "--clearenv"]
+    command = ["bwrap", "--die-with-parent", "--new-session", "--clearenv", *filtered]
     if user:  # with a user namespace, no user but this one could be taken on
         command += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
         command += ["--unshare-cgroup-try", "--cap-drop", "ALL"]

@@ -50,6 +50,7 @@ def _limit(settings: dict[str, int]) -> None:
         bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (bound, bound))
     if settings["user"]:
+        os.setgroups([])
         os.setgid(settings["user"])
         os.setuid(settings["user"])
     sys.setrecursionlimit(10_000)

@@ -34,6 +34,7 @@ from timberkit.checkpoint.manifest import hash_file, list_output_files, write_ma
 from timberkit.checkpoint.stage import Stage
 from timberkit.checkpoint.writer import write_file
 from timberkit.errors import InterruptedRunError
+from timberkit.home import from_home
 from timberkit.report.pass_at_k_figures import Mark, pass_at_k_figures
 from timberkit.report.tables import latex, markdown, name_of
 from timberkit.study.compare_tables import all_tables, title_of
@@ -101,7 +102,7 @@ def comparison_fields(comparison: Comparison) -> dict[str, Any]:
         plan |= {"voters": own.voters, "g_pass": own.g_pass}
     found = {"schema_version": SCHEMA_VERSION, "kind": KIND, **fields}
     # Tuples become lists, so that it equals what is read back.
-    return dict(json.loads(json.dumps(found, allow_nan=False)))
+    return dict(from_home(json.loads(json.dumps(found, allow_nan=False))))
 
 
 def curve_rows(comparison: Comparison) -> list[dict[str, Any]]:

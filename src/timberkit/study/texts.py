@@ -10,6 +10,7 @@ from timberkit.sapling import correct_answers, load_problems
 from timberkit.sapling.vocabulary import ASSISTANT, EOS, IDS, USER
 
 LARGEST_PROMPTS_BYTES = 64 << 20
+LARGEST_TOKENIZER_BYTES = 64 << 10
 
 
 def read_texts(path: Path) -> tuple[str, ...]:
@@ -45,7 +46,11 @@ def puzzle_texts() -> tuple[str, ...]:
 def speaks_sapling(folder: Path) -> bool:
     """Whether the tokenizer of a model folder has Sapling's words, each with its id."""
     try:
-        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        path = folder / "tokenizer.json"
+        # Sapling's is 5 kB; a pipe would block who opens it.
+        if not path.is_file() or path.stat().st_size > LARGEST_TOKENIZER_BYTES:
+            return False
+        tokenizer = json.loads(path.read_text(encoding="utf-8"))
         return bool(tokenizer["model"]["vocab"] == IDS)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False

@@ -68,6 +68,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+def published(folder: Path) -> dict[str, bytes]:
+    """What a push makes of it: the same files, but for the places of local sources."""
+    found = contents(folder)
+    fields = json.loads(found["timberkit.json"])
+    for source in (fields["recipe"]["base"], fields["recipe"]["instruct"]):
+        source["location"] = f"./{Path(source['location']).name}"
+    found["timberkit.json"] = json.dumps(fields, sort_keys=True, indent=2).encode() + b"\n"
+    return found
+
+
 def test_new_repository_is_private_and_holds_the_output_and_nothing_else(
     hub: FakeHub, output: Path
 ) -> None:
@@ -75,7 +85,8 @@ def test_new_repository_is_private_and_holds_the_output_and_nothing_else(
     result = push(plan_push(output, REPO))
     assert hub.repositories[REPO].private
     assert json.loads(hub.bodies["create"])["visibility"] == "private"
-    assert hub.repositories[REPO].files() == before == contents(output)
+    assert hub.repositories[REPO].files() == published(output)
+    assert contents(output) == before
     assert result.created
     assert result.sent == tuple(sorted(before))
     assert result.url.startswith(f"{hub.url}/{REPO}/commit/")
@@ -106,7 +117,7 @@ def test_planning_contacts_nobody(hub: FakeHub, output: Path) -> None:
     plan = plan_push(output, REPO)
     assert hub.requests == []
     assert {file.name: file.size_bytes for file in plan.files} == {
-        name: len(data) for name, data in contents(output).items()
+        name: len(data) for name, data in published(output).items()
     }
     assert plan.private
 
@@ -134,7 +145,7 @@ def test_same_call_continues_after_a_failure(
     result = push(plan_push(output, REPO))
     assert not result.created
     assert len(hub.sent("PUT", "/lfs/")) == 1 - had
-    assert hub.repositories[REPO].files() == contents(output)
+    assert hub.repositories[REPO].files() == published(output)
 
 
 def test_part_of_the_output_on_the_hub_is_continued(hub: FakeHub, output: Path) -> None:
@@ -142,7 +153,7 @@ def test_part_of_the_output_on_the_hub_is_continued(hub: FakeHub, output: Path) 
     there.add("main", {".gitattributes": b"", "config.json": contents(output)["config.json"]})
     result = push(plan_push(output, REPO))
     assert "config.json" not in result.sent
-    assert there.files() == contents(output)
+    assert there.files() == published(output)
 
 
 def test_other_files_are_never_overwritten_unless_asked(hub: FakeHub, output: Path) -> None:
@@ -155,14 +166,14 @@ def test_other_files_are_never_overwritten_unless_asked(hub: FakeHub, output: Pa
     assert not hub.objects
     result = push(plan_push(output, REPO), overwrite=True)
     assert result.removed == ("notes.md", "pytorch_model[1].bin")
-    assert there.files() == contents(output)
+    assert there.files() == published(output)
     assert there.branches["main"][-2][1]["notes.md"] == b"mine"
 
 
 def test_new_branch_begins_without_the_files_of_main(hub: FakeHub, output: Path) -> None:
     there = hub.make(REPO, notes=b"mine")
     push(plan_push(output, REPO, branch="lam-0.2"))
-    assert there.files("lam-0.2") == contents(output)
+    assert there.files("lam-0.2") == published(output)
     assert there.files("main") == {"notes": b"mine"}
 
 
@@ -241,7 +252,9 @@ def test_local_sources_and_a_missing_licence_are_said(output: Path) -> None:
     said = "\n".join(plan.notes)
     assert "base was a local folder" in said
     assert "instruct was a local folder" in said
-    assert repr(str(base_folder())) in said.replace("~", str(Path.home()))
+    uploaded = json.loads(plan.manifest or b"")
+    assert uploaded["recipe"]["base"]["location"] == "./base"
+    assert str(base_folder().parent) not in (plan.manifest or b"").decode() + said
     assert plan.card["license"] == "apache-2.0"
     assert "no licence" not in said
 

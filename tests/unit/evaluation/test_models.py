@@ -96,7 +96,7 @@ def test_a_bare_folder_is_called_after_itself_whatever_way_it_is_written(here: P
         ("ftp://host/v1", "not the address of a server"),
         ("http:///v1", "not the address of a server"),
         ("http://host:99999/v1", "not an address"),
-        ("http://host/v1?key=secret", "found a query"),
+        ("http://host/v1?key=secret", "holds a query"),
         ("http://host/v1#", "nothing follows the #"),
         ("http://a/v1,http://a/v1/", "stands there twice"),
         ("http://a/v1,b", "not the address of a server"),

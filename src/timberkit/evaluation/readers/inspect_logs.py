@@ -57,6 +57,8 @@ def open_inspect_logs(files: Sequence[Path], path: Path, scorers: Sequence[str])
 
 def is_inspect_json(path: Path) -> bool:
     """Whether a JSON file begins as a log of inspect_ai does."""
+    if not path.is_file():  # a pipe would block who opens it
+        return False
     try:
         with path.open("rb") as file:
             start = file.read(4096)
@@ -81,6 +83,8 @@ def _all(files: Sequence[Path], scorers: Sequence[str], notices: list[str]) -> I
 def _header(file: Path) -> EvalLog:
     from inspect_ai.log import read_eval_log
 
+    if not file.is_file():
+        raise InputError(f"{file}: is no plain file, expected a log; take it out of the folder")
     if file.suffix == ".json":
         if file.stat().st_size > MOST_JSON_BYTES:
             raise InputError(

@@ -20,6 +20,8 @@ def read_json_lines(path: Path, *, expected: str) -> Iterator[tuple[int, dict[st
     naming file and line, for what is no JSON object, and where the file cannot be read.
     """
     number = 0
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no plain file, expected {expected}")
     try:
         with path.open("rb") as file:
             while line := file.readline(LONGEST_LINE_BYTES + 1):

@@ -224,7 +224,7 @@ def _model(file: Path, date: str | None) -> str:
     for path in results:
         if date is not None and path.name.endswith(f"_{date}.json"):
             try:
-                if path.stat().st_size > MOST_RESULTS_BYTES:
+                if not path.is_file() or path.stat().st_size > MOST_RESULTS_BYTES:
                     continue
                 found = json.loads(path.read_bytes())
             except (OSError, ValueError, RecursionError):

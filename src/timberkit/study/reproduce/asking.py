@@ -109,8 +109,9 @@ def _chances(
     place: Path | Source, temperature: float | None, puzzles: PreparedProblems, loading: Lock
 ) -> NDArray[np.float64]:
     # transformers changes global state while it loads: two at once gave models full of NaN.
+    folder = Path(place.location).expanduser() if isinstance(place, Source) else place
     with loading:
-        model = load_model(place.location if isinstance(place, Source) else place)
+        model = load_model(folder)
     return puzzles.success(model, temperature=temperature or 1.0)
 
 

@@ -35,6 +35,7 @@ from timberkit.checkpoint.run_folder import differing_fields, hold_folder, write
 from timberkit.engine.finish import TOOL_VERSION
 from timberkit.errors import CheckpointError, StageConflictError
 from timberkit.findings import Cost
+from timberkit.home import from_home
 from timberkit.study_recipe import StudyRecipe
 
 KIND = "study"
@@ -177,7 +178,7 @@ def comparable(recipe: StudyRecipe) -> dict[str, Any]:
     fields["tasks"] = sorted(
         f"{task.name}:{task.setting}" if task.setting else task.name for task in recipe.tasks
     )
-    return fields
+    return dict(from_home(fields))
 
 
 def _claim(path: Path, recipe: StudyRecipe) -> None:
@@ -188,7 +189,7 @@ def _claim(path: Path, recipe: StudyRecipe) -> None:
         write_json(path / MANIFEST_NAME, {"schema_version": SCHEMA_VERSION, **note})
         return
     there = read_manifest(path)
-    before = {**dict(there.get("recipe") or {}), "version": there.get("version")}
+    before = from_home({**dict(there.get("recipe") or {}), "version": there.get("version")})
     now = {**fields, "version": TOOL_VERSION}
     differing = differing_fields(before, now)
     if differing:

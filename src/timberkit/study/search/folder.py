@@ -29,6 +29,7 @@ from timberkit.errors import (
     CheckpointError,
     StageConflictError,
 )
+from timberkit.home import from_home
 
 KIND = "search"
 JOURNAL_NAME = "journal.jsonl"
@@ -60,7 +61,7 @@ def hold_search(
                 "kind": KIND,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "versions": {"timberkit": version("timberkit")},
-                "settings": dict(settings),
+                "settings": from_home(dict(settings)),
                 "sources": dict(sources),
             },
         )
@@ -71,7 +72,7 @@ def _sources_before(path: Path, settings: Mapping[str, Any]) -> Mapping[str, Any
     manifest = read_manifest(path)
     before, sources = manifest.get("settings"), manifest.get("sources")
     there: Mapping[str, Any] = before if isinstance(before, dict) else {}
-    differing = differing_fields(there, settings)
+    differing = differing_fields(from_home(dict(there)), from_home(dict(settings)))
     if differing:
         raise StageConflictError(
             f"{path}: is a search with other settings:\n  "
