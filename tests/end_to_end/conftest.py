@@ -182,6 +182,12 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     started.close()
 
 
+@pytest.fixture(scope="session")
+def commands_of_a_session(commands: Commands) -> Commands:
+    """The same, where a module calls something else ``commands``."""
+    return commands
+
+
 Tensors = Mapping[str, torch.Tensor]
 
 

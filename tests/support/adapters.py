@@ -83,3 +83,13 @@ def merged(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
             PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
         )
     return found
+
+
+def adapter_for(base: Path, folder: Path) -> None:
+    """Save an adapter for the attention of a model that lies in a folder."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = AutoModelForCausalLM.from_pretrained(base)
+        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        torch.manual_seed(0)
+        get_peft_model(model, config).save_pretrained(folder)
