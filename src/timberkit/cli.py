@@ -21,12 +21,14 @@ from timberkit.cli_diff import diff
 from timberkit.cli_eval import evaluate
 from timberkit.cli_options import (
     EXIT_CODES,
+    Address,
     Base,
     Config,
     Device,
     Dtype,
     Energy,
     Exclude,
+    ExecutorName,
     Families,
     Fused,
     Include,
@@ -61,6 +63,7 @@ from timberkit.cli_several import (
     refine_several,
 )
 from timberkit.config import PARAMETERS, RefineRecipe, build_recipe
+from timberkit.engine.cluster import cluster_of
 from timberkit.engine.fork_server import start_early
 from timberkit.errors import (
     EXIT_CHECK_FAILED,
@@ -135,6 +138,8 @@ def refine(
     dtype: Dtype = None,
     device: Device = None,
     workers: Workers = None,
+    executor: ExecutorName = "local",
+    address: Address = None,
     overwrite: Annotated[
         bool, typer.Option(help="Replace an earlier output, once the new one is complete.")
     ] = False,
@@ -156,7 +161,9 @@ def refine(
     timberkit refine --config recipe.yaml -o OUT
     timberkit refine --pair qwen3-0.6b -o OUT
     timberkit refine --base BASE --instruct INSTRUCT --instruct OTHER -o OUT
+    timberkit refine BASE INSTRUCT -o OUT --executor ray
     """
+    cluster = cluster_of(executor, address)
     base, instruct, several = chosen_models(base, base_option, instruct, instructs)
     chosen = chosen_pair(pair, base, instruct)
     recipe = _recipe(
@@ -173,12 +180,12 @@ def refine(
         return
     if output is None:
         raise UsageError("no output named; add: -o FOLDER")
-    if recipe.device == "cpu":
+    if recipe.device == "cpu" and cluster is None:
         start_early(recipe.instruct.location, workers)
     if several:
         refine_several(
             recipe, several, output, as_json=as_json, quiet=quiet, fields=_result_fields,
-            workers=workers, overwrite=overwrite,
+            workers=workers, overwrite=overwrite, cluster=cluster,
         )  # fmt: skip
         return
     from timberkit import terminal
@@ -186,8 +193,9 @@ def refine(
 
     with terminal.progress_bar(shown=not quiet and not as_json) as on_progress:
         result = refine_recipe(
-            recipe, output, workers=workers, overwrite=overwrite, on_progress=on_progress
-        )
+            recipe, output, workers=workers, overwrite=overwrite, on_progress=on_progress,
+            cluster=cluster,
+        )  # fmt: skip
     if as_json:
         print_json(_result_fields(result))
     else:
@@ -265,6 +273,8 @@ def verify(
     without_sources: Annotated[
         bool, typer.Option("--without-sources", help="Check hashes and structure only.")
     ] = False,
+    executor: ExecutorName = "local",
+    address: Address = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -281,6 +291,7 @@ def verify(
     report = verify_output(
         output, base=base, instruct=instruct, every=every, sample=sample, seed=seed,
         sources=not without_sources, on_check=lambda check: terminal.show_check(console, check),
+        executor=executor, address=address,
     )  # fmt: skip
     if as_json:
         print_json({"passed": report.passed, "checks": [asdict(check) for check in report.checks]})

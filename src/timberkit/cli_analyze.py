@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timberkit.cli_options import (
+    Address,
     Base,
     Config,
     Exclude,
+    ExecutorName,
     Families,
     Fused,
     Include,
@@ -29,6 +31,7 @@ from timberkit.cli_options import (
     stoppable,
 )
 from timberkit.config import AnalyzeRecipe, build_analyze_recipe
+from timberkit.engine.cluster import cluster_of
 from timberkit.engine.fork_server import start_early
 from timberkit.errors import UsageError
 
@@ -72,6 +75,8 @@ def analyze(
     exclude: Exclude = None,
     fused: Fused = None,
     workers: Workers = None,
+    executor: ExecutorName = "local",
+    address: Address = None,
     overwrite: Annotated[
         bool, typer.Option(help="Replace an earlier output, once the new one is complete.")
     ] = False,
@@ -94,6 +99,7 @@ def analyze(
     timberkit analyze BASE INSTRUCT -o OUT --hidden-states --prompts texts.txt
     timberkit analyze --pair qwen3-0.6b -o analysis
     """
+    cluster = cluster_of(executor, address)
     chosen = chosen_pair(pair, base, instruct)
     if chosen is not None:
         base, instruct = chosen.base, chosen.instruct
@@ -108,7 +114,8 @@ def analyze(
         return
     if output is None:
         raise UsageError("no output named; add: -o FOLDER")
-    start_early(recipe.instruct.location, workers, ["timberkit.engine.analysis_job"])
+    if cluster is None:
+        start_early(recipe.instruct.location, workers, ["timberkit.engine.analysis_job"])
     from timberkit import terminal
     from timberkit.study.analysis import run_analysis
     from timberkit.study.pictures import can_draw
@@ -116,7 +123,7 @@ def analyze(
     with terminal.progress_bar(shown=not quiet and not as_json) as on_progress:
         result = run_analysis(
             recipe, output, page=page, workers=workers, overwrite=overwrite,
-            on_progress=on_progress,
+            on_progress=on_progress, cluster=cluster,
         )  # fmt: skip
     if as_json:
         print_json(_result_fields(result))

@@ -74,6 +74,13 @@ Fused = Annotated[
 Dtype = Annotated[str | None, typer.Option(help="Output dtype: bfloat16, float16, float32 [own].")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (not timed yet) [cpu].")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes [what pays off].")]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="local, or ray: a cluster's machines (docs/cluster.md).")
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Head of the Ray cluster [RAY_ADDRESS, or this machine's]."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Result as one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing but errors.")]
 

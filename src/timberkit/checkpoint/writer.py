@@ -17,6 +17,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,6 +35,21 @@ FULL_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _UNSUPPORTED_ERRORS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _PIECE_BYTES = 8 << 20
+_through: ContextVar[int] = ContextVar("_through", default=0)
+
+
+@contextmanager
+def written_through() -> Iterator[None]:
+    """Write pieces and copies inside the block through to the disk, and no byte more than them.
+
+    For files that several machines write to: where two matrices meet in one page, a client of NFS
+    may otherwise write all of a page that it holds, and with it old bytes of its neighbour's.
+    """
+    token = _through.set(os.O_DSYNC)
+    try:
+        yield
+    finally:
+        _through.reset(token)
 
 
 def create_shard(path: Path, layout_shard: ShardLayout) -> None:
@@ -79,7 +95,7 @@ def write_pieces(path: Path, where: Sequence[tuple[int, int]], data: Bytes) -> N
     if not view.nbytes:
         return
     with _interrupted(path, view.nbytes):
-        descriptor = os.open(path, os.O_WRONLY)
+        descriptor = os.open(path, os.O_WRONLY | _through.get())
         try:
             left = view.cast("B")
             for offset, size_bytes in where:
@@ -139,7 +155,7 @@ def copy_range(
     source = _open_source(source_path)
     try:
         with _interrupted(target_path, size):
-            target = os.open(target_path, os.O_WRONLY)
+            target = os.open(target_path, os.O_WRONLY | _through.get())
         try:
             _check_range(target, target_path, target_start, size)
             done = _copy_in_kernel(source, source_start, target, target_start, size)

@@ -24,6 +24,7 @@ from timberkit.engine.tasks import (
     CopyTask,
     HashTask,
     MeasureTask,
+    OracleTask,
     Place,
     RefineTask,
     SharedTask,
@@ -37,6 +38,8 @@ from timberkit.spectral.refine import StoredMatrix, refine_rows
 
 if TYPE_CHECKING:
     import torch
+
+    from timberkit.spectral.agreement import Agreement
 
 HELD_BYTES = 256 << 20
 """A source of more bytes is read in blocks, as often as it is needed, instead of once."""
@@ -72,6 +75,7 @@ class Outcome:
     sha256: str | None = None
     measurement: WeightMeasurement | None = None
     distance: Distance | None = None
+    agreement: Agreement | None = None
     parts: tuple[Outcome, ...] = ()
     pair: int = 0
 
@@ -101,6 +105,8 @@ def perform(context: JobContext, task: Task) -> Outcome:
             # Here, because an analysis needs torch, which a refinement can do without.
 
             return Outcome(task.key, measurement=measure_task(task))
+        case OracleTask():
+            return _consult(task)
 
 
 def load(place: Place, shape: tuple[int, ...]) -> torch.Tensor:
@@ -109,6 +115,18 @@ def load(place: Place, shape: tuple[int, ...]) -> torch.Tensor:
 
     content = read_pieces(Path(place.path), place.pieces)
     return torch.frombuffer(content, dtype=torch_dtype(place.dtype)).reshape(shape)
+
+
+def _consult(check: OracleTask) -> Outcome:
+    from timberkit.spectral.agreement import agreement
+
+    task = check.task
+    shape = (task.rows, task.columns)
+    weight, base, instruct = (
+        load(place, shape) for place in (check.refined, task.base, task.instruct)
+    )
+    found = agreement(weight, base, instruct, check.variant, name=task.matrix)
+    return Outcome(check.key, agreement=found)
 
 
 def _share(context: JobContext, shared: SharedTask) -> Outcome:

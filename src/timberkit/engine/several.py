@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from timberkit.config import RefineRecipe, Source
+from timberkit.engine.cluster import Cluster
 from timberkit.engine.pair_runs import PairRun
 from timberkit.engine.plan import plan_refinement
 from timberkit.engine.progress import ProgressCallback
@@ -108,6 +109,7 @@ def refine_recipes(
     workers: int | None = 1,
     overwrite: bool = False,
     on_progress: ProgressCallback | None = None,
+    cluster: Cluster | None = None,
 ) -> SeveralResult:
     """``refine_recipe`` for recipes that differ in nothing but Instruct, into ``output/<name>``.
 
@@ -115,7 +117,8 @@ def refine_recipes(
     most. Raises as ``plan_pairs`` and ``refine``.
     """
     started = time.perf_counter()
-    check_device(next(iter(recipes.values())).device)
+    if cluster is None:
+        check_device(next(iter(recipes.values())).device)
     runs = plan_pairs(recipes)
     resumed = run_pairs(
         runs,
@@ -126,6 +129,7 @@ def refine_recipes(
         workers=workers,
         overwrite=overwrite,
         on_progress=on_progress,
+        cluster=cluster,
     )
     seconds = time.perf_counter() - started
     return SeveralResult(

@@ -9,7 +9,7 @@ Every check is made even when an earlier one failed, as far as the files allow. 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,20 @@ from timberkit.checkpoint.index import open_checkpoint
 from timberkit.checkpoint.layout import Checkpoint
 from timberkit.checkpoint.manifest import (
     MANIFEST_NAME,
-    hash_file,
     list_output_files,
     read_manifest,
 )
 from timberkit.checkpoint.reader import read_bytes, read_tensor
 from timberkit.config import AnyVariant, RefineRecipe, Source, at, build_recipe, parse_variants
 from timberkit.engine.analysis_files import ANALYSIS_KIND, read_analysis
-from timberkit.engine.execute import one_thread
-from timberkit.engine.job import load
+from timberkit.engine.cluster import Cluster, cluster_of
+from timberkit.engine.execute import Executor, executor_for, one_thread
+from timberkit.engine.job import JobContext
 from timberkit.engine.plan import RefinementPlan, plan_refinement
+from timberkit.engine.shared_folders import SharedFolders, shards_of
 from timberkit.engine.sources import OpenPair, open_pair
-from timberkit.engine.tasks import RefineTask
+from timberkit.engine.tasks import HashTask, OracleTask, Place, RefineTask
 from timberkit.errors import CheckpointError, InputError, SourceError, TimberkitError
-from timberkit.spectral.agreement import agreement
 
 SAMPLE = 8
 """Matrices of each variant that the oracle recomputes unless told otherwise."""
@@ -74,6 +74,8 @@ def verify(
     seed: int = 0,
     sources: bool = True,
     on_check: Callable[[Check], None] | None = None,
+    executor: str = "local",
+    address: str | None = None,
 ) -> VerifyReport:
     """Check an output: of ``refine``, one folder or one for each variant, or of ``analyze``.
 
@@ -85,6 +87,7 @@ def verify(
         every: recompute every matrix by the oracle, instead of ``sample`` drawn with ``seed``.
         sources: False checks hashes and structure only, without the sources.
         on_check: called with every check as it is made.
+        executor, address: who hashes and recomputes, as for ``refine``; one process by default.
 
     Returns:
         A report; a failed check does not raise.
@@ -95,6 +98,7 @@ def verify(
 
     Cost: reads everything once; two float64 full SVDs for each recomputed matrix.
     """
+    cluster = cluster_of(executor, address)
     root = Path(output)
     folders = _output_folders(root)
     checks: list[Check] = []
@@ -102,7 +106,7 @@ def verify(
         for folder in folders:
             place = folder.relative_to(root).as_posix() if folder != root else folder.name
             for name, passed, detail in _check_folder(
-                folder, base, instruct, sources, None if every else sample, seed
+                folder, base, instruct, sources, None if every else sample, seed, cluster
             ):
                 check = Check(place, name, passed, detail)
                 checks.append(check)
@@ -133,9 +137,10 @@ def _check_folder(
     sources: bool,
     sample: int | None,
     seed: int,
+    cluster: Cluster | None,
 ) -> Iterator[_Finding]:
     manifest = read_manifest(folder)
-    yield _check_hashes(folder, manifest)
+    yield _check_hashes(folder, manifest, cluster)
     if manifest.get("kind") == ANALYSIS_KIND:
         yield _check_analysis(folder)
         return
@@ -162,7 +167,9 @@ def _check_folder(
     yield structure
     if structure[1]:
         yield _check_copies(checkpoint, pair.instruct, plan)
-        yield _check_oracle(checkpoint, plan, variant, sample, seed)
+        files = shards_of((checkpoint, pair.base, pair.instruct))
+        with executor_for(JobContext(), 1, cluster, SharedFolders(files)) as executor:
+            yield _check_oracle(checkpoint, plan, variant, sample, seed, executor)
 
 
 def _check_analysis(folder: Path) -> _Finding:
@@ -186,15 +193,15 @@ def _recipe_of(
     return recipe.model_copy(update=moved), parse_variants([variant])[0]  # type: ignore[list-item]
 
 
-def _check_hashes(folder: Path, manifest: Mapping[str, Any]) -> _Finding:
+def _check_hashes(folder: Path, manifest: Mapping[str, Any], cluster: Cluster | None) -> _Finding:
     listed = manifest.get("files")
     if not isinstance(listed, dict):
         return "hashes", False, "the manifest lists no files"
     present = set(list_output_files(folder))
     missing, extra = sorted(set(listed) - present), sorted(present - set(listed))
-    wrong = [
-        name for name in sorted(present & set(listed)) if hash_file(folder / name) != listed[name]
-    ]
+    names = sorted(present & set(listed))
+    found = _hashes(folder, names, cluster)
+    wrong = [name for name in names if found[name] != listed[name]]
     problems = [
         f"{what}: {', '.join(map(repr, names[:5]))}{' …' if len(names) > 5 else ''}"
         for what, names in (("missing", missing), ("not listed", extra), ("changed", wrong))
@@ -203,6 +210,17 @@ def _check_hashes(folder: Path, manifest: Mapping[str, Any]) -> _Finding:
     if problems:
         return "hashes", False, "; ".join(problems)
     return "hashes", True, f"{len(present)} files have the SHA-256 of the manifest"
+
+
+def _hashes(folder: Path, names: Sequence[str], cluster: Cluster | None) -> dict[str, str | None]:
+    whole = folder.absolute()
+    tasks = {
+        name: HashTask(str(whole / name), (whole / name).stat().st_size)
+        for name in sorted(names, key=lambda name: -(whole / name).stat().st_size)
+    }
+    with executor_for(JobContext(), 1, cluster) as executor:
+        found = {outcome.key: outcome.sha256 for outcome in executor.run(list(tasks.values()))}
+    return {name: found[task.key] for name, task in tasks.items()}
 
 
 def _check_loadable(checkpoint: Checkpoint) -> _Finding:
@@ -284,25 +302,31 @@ def _check_oracle(
     variant: AnyVariant,
     sample: int | None,
     seed: int,
+    executor: Executor,
 ) -> _Finding:
     tasks = sorted(plan.refine_tasks, key=lambda task: task.key)
     if sample is not None and sample < len(tasks):
         tasks = random.Random(seed).sample(tasks, sample)
     lowest, layers = 1.0, plan.layers
-    for task in tasks:
-        shape = (task.rows, task.columns)
-        weight = _refined(checkpoint, task)
-        base, instruct = load(task.base, shape), load(task.instruct, shape)
-        here = at(variant, task.position(layers))
-        found = agreement(weight, base, instruct, here, name=task.matrix)
+    checks = {
+        check.key: check
+        for check in (
+            OracleTask(task, _place(checkpoint, task), at(variant, task.position(layers)))
+            for task in tasks
+        )
+    }
+    for outcome in executor.run(list(checks.values())):
+        found = outcome.agreement
+        if found is None:
+            continue
         lowest = min(lowest, found.identical)
         if not found.holds:
             return (
                 "oracle",
                 False,
-                f"{task.key}: {found.identical:.4%} of the elements identical, largest difference"
-                f" {found.worst:.3g} times the allowed one, norm {found.distance:.3g} of"
-                f" {found.bound:.3g} allowed",
+                f"{checks[outcome.key].task.key}: {found.identical:.4%} of the elements identical,"
+                f" largest difference {found.worst:.3g} times the allowed one, norm"
+                f" {found.distance:.3g} of {found.bound:.3g} allowed",
             )
     return (
         "oracle",
@@ -312,6 +336,6 @@ def _check_oracle(
     )
 
 
-def _refined(checkpoint: Checkpoint, task: RefineTask) -> torch.Tensor:
-    place = replace(task.target, path=str(checkpoint.shard(task.target.path).path))
-    return load(place, (task.rows, task.columns))
+def _place(checkpoint: Checkpoint, task: RefineTask) -> Place:
+    path = checkpoint.shard(task.target.path).path.absolute()
+    return replace(task.target, path=str(path))

@@ -18,6 +18,7 @@ from timberkit.config import (
     build_selection,
 )
 from timberkit.engine.analyze import AnalysisResult, analyze_recipe
+from timberkit.engine.cluster import Cluster, cluster_of
 from timberkit.engine.progress import ProgressCallback
 from timberkit.engine.run import source_field
 from timberkit.study.hidden_states import prepare_texts
@@ -42,6 +43,8 @@ def analyze(
     workers: int | None = 1,
     overwrite: bool = False,
     on_progress: ProgressCallback | None = None,
+    executor: str = "local",
+    address: str | None = None,
 ) -> AnalysisResult:
     """Measure every selected weight of a pair and write the analysis into a folder.
 
@@ -54,7 +57,7 @@ def analyze(
         prompts: a file of texts for it; the embedded pair brings its own.
         page: write figures and ``report.html`` too, where the extra ``report`` is installed.
         families, layers, include, exclude, fused: as for ``refine``.
-        workers, overwrite, on_progress: as for ``refine``.
+        workers, overwrite, on_progress, executor, address: as for ``refine``.
 
     Returns:
         An ``AnalysisResult``; ``read_analysis(output)`` gives its ``analysis`` again.
@@ -80,6 +83,7 @@ def analyze(
         workers=workers,
         overwrite=overwrite,
         on_progress=on_progress,
+        cluster=cluster_of(executor, address),
     )
 
 
@@ -91,6 +95,7 @@ def run_analysis(
     workers: int | None = 1,
     overwrite: bool = False,
     on_progress: ProgressCallback | None = None,
+    cluster: Cluster | None = None,
 ) -> AnalysisResult:
     """``analyze`` for a recipe that is built already.
 
@@ -104,4 +109,5 @@ def run_analysis(
         workers=workers,
         overwrite=overwrite,
         on_progress=on_progress,
+        cluster=cluster,
     )
