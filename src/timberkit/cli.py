@@ -16,6 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from timberkit.cli_analyze import analyze
+from timberkit.cli_cluster import (
+    Bandwidth,
+    Cores,
+    Machines,
+    Nodes,
+    asked_cluster,
+    show_cluster,
+)
 from timberkit.cli_compare import compare
 from timberkit.cli_diff import diff
 from timberkit.cli_eval import evaluate
@@ -230,6 +238,9 @@ def plan(
             help="Hold the names against the model that transformers builds (extra eval).",
         ),
     ] = False,
+    nodes: Nodes = None,
+    cores: Cores = None,
+    bandwidth: Bandwidth = None,
     base_option: BaseOption = None,
     instructs: Instructs = None,
     as_json: Json = False,
@@ -242,7 +253,9 @@ def plan(
     timberkit plan org/model-base org/model
     timberkit plan BASE INSTRUCT --variant timber-l --variant merge:mu=0.8 --json
     timberkit plan --pair qwen3-30b-a3b
+    timberkit plan --pair qwen3-30b-a3b --nodes 4 --cores 32 --bandwidth 2
     """
+    machines = asked_cluster(nodes, cores, bandwidth)
     base, instruct, several = chosen_models(base, base_option, instruct, instructs)
     chosen = chosen_pair(pair, base, instruct)
     recipe = _recipe(
@@ -251,12 +264,15 @@ def plan(
         include=include or None, exclude=exclude or None, fused=fused, dtype=dtype,
         device=device,
     )  # fmt: skip
-    if several and check:
-        raise UsageError("--check with several --instruct: expected one; check each by itself")
+    if several and (check or machines):
+        option = "--check" if check else "--nodes"
+        raise UsageError(f"{option} with several --instruct: expected one; ask for each by itself")
     if several:
         plan_several(recipe, several, workers, as_json=as_json, quiet=False, fields=_plan_fields)
         return
-    _show_plan(recipe, workers, as_json=as_json, quiet=False, pair=chosen, check=check)
+    _show_plan(
+        recipe, workers, as_json=as_json, quiet=False, pair=chosen, check=check, machines=machines
+    )
 
 
 @app.command(epilog=EXIT_CODES)
@@ -376,6 +392,7 @@ def _show_plan(
     quiet: bool,
     pair: Pair | None = None,
     check: bool = False,
+    machines: Machines | None = None,
 ) -> None:
     """Plan from the files of the sources, or, for a pair, from its shapes alone."""
     from timberkit import terminal
@@ -397,16 +414,21 @@ def _show_plan(
         from timberkit.engine.module_check import check_modules
 
         modules = check_modules(planned, instruct.config)
-    needs = estimate(planned, workers=workers, calibration=calibrate())
+    calibration = calibrate()
+    needs = estimate(planned, workers=workers, calibration=calibration)
+    cluster = None if machines is None else machines.estimate(planned, calibration)
     if not as_json:
         console = terminal.results(quiet=quiet)
         terminal.show_plan(console, planned, needs)
+        if cluster is not None:
+            show_cluster(console, cluster)
         if shapes_from is not None:
             console.print(shapes_from)
         if modules is not None:
             terminal.show_modules(console, modules)
     else:
-        print_json(_plan_fields(planned, needs, shapes_from, modules))
+        shown = _plan_fields(planned, needs, shapes_from, modules)
+        print_json(shown if cluster is None else {**shown, "cluster": asdict(cluster)})
     if modules is not None and not modules.passed:
         raise typer.Exit(EXIT_CHECK_FAILED)
 
