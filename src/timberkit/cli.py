@@ -16,14 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from timberkit.cli_analyze import analyze
-from timberkit.cli_cluster import (
-    Bandwidth,
-    Cores,
-    Machines,
-    Nodes,
-    asked_cluster,
-    show_cluster,
-)
+from timberkit.cli_cluster import Bandwidth, Cores, Machines, Nodes, asked_cluster, show_cluster
 from timberkit.cli_compare import compare
 from timberkit.cli_diff import diff
 from timberkit.cli_eval import evaluate
@@ -416,7 +409,11 @@ def _show_plan(
         modules = check_modules(planned, instruct.config)
     calibration = calibrate()
     needs = estimate(planned, workers=workers, calibration=calibration)
-    cluster = None if machines is None else machines.estimate(planned, calibration)
+    cluster = (
+        None
+        if machines is None
+        else machines.estimate(planned, calibration, from_shapes=pair is not None)
+    )
     if not as_json:
         console = terminal.results(quiet=quiet)
         terminal.show_plan(console, planned, needs)

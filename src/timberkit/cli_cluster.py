@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from timberkit.engine.plan import RefinementPlan
 
 GIGABYTE = 1e9
+SHARD_BYTES = 5e9
+"""Usual size of the files that large models are published in."""
 
 Nodes = Annotated[
     int | None, typer.Option(min=1, help="Show what a cluster of so many machines takes.")
@@ -36,8 +38,13 @@ class Machines:
     cores: int | None
     bandwidth: float | None
 
-    def estimate(self, plan: RefinementPlan, calibration: Calibration) -> ClusterEstimate:
-        """What the plan takes there; UsageError for a bandwidth that is not positive."""
+    def estimate(
+        self, plan: RefinementPlan, calibration: Calibration, *, from_shapes: bool
+    ) -> ClusterEstimate:
+        """What the plan takes there; UsageError for a bandwidth that is not positive.
+
+        ``from_shapes``: the plan is not of files, so files of ``SHARD_BYTES`` are assumed.
+        """
         from timberkit.engine.cluster_estimate import estimate_cluster
         from timberkit.engine.estimate import WRITE_BYTES_PER_SECOND
         from timberkit.engine.fork_server import usable_cores
@@ -49,6 +56,7 @@ class Machines:
             nodes=self.nodes,
             cores=usable_cores() if self.cores is None else self.cores,
             bytes_per_second=WRITE_BYTES_PER_SECOND if given is None else given * GIGABYTE,
+            shard_bytes=SHARD_BYTES if from_shapes else None,
         )
 
 

@@ -25,6 +25,7 @@ class RayCluster:
             **os.environ,
             "RAY_DISABLE_IMPORT_WARNING": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "disabled",
             # A node that was killed is noticed soon.
             "RAY_health_check_initial_delay_ms": "500",
             "RAY_health_check_period_ms": "500",

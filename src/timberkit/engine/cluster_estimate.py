@@ -55,9 +55,12 @@ def estimate_cluster(
     nodes: int,
     cores: int,
     bytes_per_second: float = WRITE_BYTES_PER_SECOND,
+    shard_bytes: float | None = None,
 ) -> ClusterEstimate:
     """What a plan takes on a cluster whose file system moves so many bytes per second in all.
 
+    ``shard_bytes``: size of the files that a model planned from its shapes alone, as one file, is
+    taken to have; as they are where None.
     Raises UsageError for numbers that are not positive. O(tasks log cores) for each of
     ``useful_nodes`` tried, which are doubled and halved.
     """
@@ -70,7 +73,13 @@ def estimate_cluster(
     read, written = moved_bytes(plan)
     arithmetic = longest_queue(tasks, nodes * cores)
     files = (read + written) / bytes_per_second
-    hashed = _hash_seconds(plan, calibration, nodes * cores, bytes_per_second)
+    files_bytes = _file_sizes(plan, shard_bytes)
+    hashed = max(
+        longest_queue(
+            (size / calibration.hash_bytes_per_second for size in files_bytes), nodes * cores
+        ),
+        sum(files_bytes) / bytes_per_second,
+    )
     return ClusterEstimate(
         nodes=nodes,
         cores=cores,
@@ -135,13 +144,13 @@ def _useful_nodes(tasks: Sequence[float], files: float, cores: int) -> int:
     return high
 
 
-def _hash_seconds(
-    plan: RefinementPlan, calibration: Calibration, cores: int, bytes_per_second: float
-) -> float:
-    files = sorted((shard.size_bytes for shard in plan.layout.shards), reverse=True)
-    each = [size / calibration.hash_bytes_per_second for size in files]
-    copies = each * len(plan.recipe.variants)
-    return max(longest_queue(copies, cores), plan.output_bytes / bytes_per_second)
+def _file_sizes(plan: RefinementPlan, shard_bytes: float | None) -> list[float]:
+    """Bytes of every output file, the largest first."""
+    found: list[float] = []
+    for shard in plan.layout.shards:
+        count = 1 if shard_bytes is None else max(1, round(shard.size_bytes / shard_bytes))
+        found += [shard.size_bytes / count] * count
+    return sorted(found * len(plan.recipe.variants), reverse=True)
 
 
 def _node_memory_bytes(plan: RefinementPlan, cores: int) -> int:

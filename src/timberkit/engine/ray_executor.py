@@ -168,7 +168,7 @@ def _connect(cluster: Cluster) -> bool:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray_errors.AuthenticationError) as error:
         where = cluster.address or "RAY_ADDRESS, or this machine"
         first = str(error).strip().splitlines()[:1]
         raise UsageError(
