@@ -187,6 +187,27 @@ def test_error_of_a_task_ends_the_run_as_it_does_on_one_machine(
     assert far.exit_code == BAD_INPUT
 
 
+def test_machine_that_does_not_see_the_folders_is_named_before_any_work(
+    commands: Any, checkpoints: Any, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    base, instruct = checkpoints.copies(shared)
+    with RayCluster(nodes=1) as mixed:
+        if not mixed.add_blind(str(shared)):
+            pytest.skip("this system lets nobody make a mount namespace")
+        done = commands.run("refine", base, instruct, "-o", tmp_path / "out", *on(mixed))
+        assert done.exit_code == BAD_INPUT
+        assert done.error.startswith("machine ")
+        assert f"{base}/model.safetensors: cannot be read: No such file" in done.error
+        assert "mount the same folders on every machine" in done.error
+        # The sources are seen, but not the place of the output.
+        models = (checkpoints.base, checkpoints.instruct)
+        done = commands.run("refine", *models, "-o", shared / "out", *on(mixed))
+        assert done.exit_code == BAD_INPUT
+        assert "expected to be shared" in done.error
+        assert checkpoints.journal(shared / "out") == []
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

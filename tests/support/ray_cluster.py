@@ -47,6 +47,13 @@ class RayCluster:
         """One more node; its number."""
         return int(self._ask({"add": True}))
 
+    def add_blind(self, folder: str) -> bool:
+        """One more node, which sees an empty folder in that place; False where that cannot be.
+
+        It has a mount namespace of its own, as a machine without the shared file system has.
+        """
+        return bool(self._ask({"blind": folder}))
+
     def _ask(self, order: dict[str, Any]) -> Any:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -93,9 +100,39 @@ def _serve(count: int) -> None:
         if "kill" in order:
             cluster.remove_node(nodes[order["kill"]], allow_graceful=False)
             _tell(None)
+        elif "blind" in order:
+            _tell(_add_blind(cluster.address, order["blind"]))
         else:
             _tell(add())
+    for process in _BLIND:
+        process.terminate()
+        process.wait()
     cluster.shutdown()
+
+
+def _add_blind(address: str, folder: str) -> bool:
+    import time
+
+    import ray
+
+    ray.init(address=address, log_to_driver=False)
+    before = len(ray.nodes())
+    start = (
+        f"{sys.executable} -W ignore -m ray.scripts.scripts start --address={address} --num-cpus=1"
+        f" --object-store-memory={OBJECT_STORE_BYTES} --block"
+    )
+    process = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", f"mount -t tmpfs none '{folder}' && exec {start}"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    _BLIND.append(process)
+    while process.poll() is None and len(ray.nodes()) == before:
+        time.sleep(0.2)
+    ray.shutdown()
+    return process.poll() is None
+
+
+_BLIND: list[subprocess.Popen[bytes]] = []
 
 
 if __name__ == "__main__":
