@@ -20,7 +20,7 @@ OBJECT_STORE_BYTES = 80 << 20
 class RayCluster:
     """The cluster, as the tests command it; node 0 is the head, and takes no tasks."""
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, *, memory_bytes: int = 0) -> None:
         environment = {
             **os.environ,
             "RAY_DISABLE_IMPORT_WARNING": "1",
@@ -33,7 +33,7 @@ class RayCluster:
             "OMP_NUM_THREADS": "1",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, str(nodes)],
+            [sys.executable, "-W", "ignore", __file__, str(nodes), str(memory_bytes)],
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
@@ -78,7 +78,7 @@ def _tell(answer: object) -> None:
     print(f"answer {json.dumps(answer)}", flush=True)
 
 
-def _serve(count: int) -> None:
+def _serve(count: int, memory_bytes: int) -> None:
     from ray.cluster_utils import Cluster
 
     head = {
@@ -88,7 +88,8 @@ def _serve(count: int) -> None:
     nodes = [cluster.head_node]
 
     def add() -> int:
-        nodes.append(cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES))
+        memory = {"memory": memory_bytes} if memory_bytes else {}
+        nodes.append(cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES, **memory))
         return len(nodes) - 1
 
     for _ in range(count):
@@ -136,4 +137,4 @@ _BLIND: list[subprocess.Popen[bytes]] = []
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(*map(int, sys.argv[1:]))

@@ -55,9 +55,14 @@ def memory_bytes(context: JobContext, task: Task) -> int:
     return PROCESS_BYTES + _needed(context, task)
 
 
+def reserved_bytes(context: JobContext, tasks: Sequence[Task]) -> int:
+    """Memory that a bundle of these tasks asks for: of its largest, rounded up; 0 for none."""
+    largest = max((memory_bytes(context, task) for task in tasks), default=0)
+    return -(-largest // STEP_BYTES) * STEP_BYTES
+
+
 def _bundle(context: JobContext, tasks: Sequence[Task]) -> Bundle:
-    largest = max(memory_bytes(context, task) for task in tasks)
-    return Bundle(tuple(tasks), -(-largest // STEP_BYTES) * STEP_BYTES)
+    return Bundle(tuple(tasks), reserved_bytes(context, tasks))
 
 
 def _needed(context: JobContext, task: Task) -> int:

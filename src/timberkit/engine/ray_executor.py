@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from timberkit.engine import fence
-from timberkit.engine.bundles import Bundle, bundles, memory_bytes
+from timberkit.engine.bundles import Bundle, bundles, reserved_bytes
 from timberkit.engine.cluster import Cluster
 from timberkit.engine.cluster_probe import check_nodes
 from timberkit.engine.job import JobContext, Outcome
@@ -136,7 +136,7 @@ class RayExecutor:
         return count > 0
 
     def _check_memory(self, tasks: Sequence[Task]) -> None:
-        largest = max((memory_bytes(self._context, task) for task in tasks), default=0)
+        largest = reserved_bytes(self._context, tasks)
         most = max((node["Resources"].get("memory", 0) for node in _nodes()), default=0)
         if largest > most:
             raise ResourceError(
