@@ -168,7 +168,7 @@ def disk_rates(folder: Path) -> dict[str, float]:
         path, piece = Path(file.name), os.urandom(PIECE_BYTES)
         os.truncate(path, PROBE_BYTES)
         started = time.perf_counter()
-        with written_through():
+        with written_through(_nothing):
             for offset in range(0, PROBE_BYTES, PIECE_BYTES):
                 write_at(path, offset, piece)
         sync_file(path)

@@ -4,7 +4,9 @@ A process on this machine dies with the run that started it. One on another mach
 for some seconds, or, where the network is cut, for longer. It writes the bytes that the continued
 run writes, to the same places; but the stage may have been removed meanwhile, and another recipe
 begun in its place. So a stage holds the number of the run that owns it. A worker looks before every
-bundle of tasks and each ``LOOK_SECONDS`` during one, and ends at once where it finds another.
+bundle of tasks and each ``LOOK_SECONDS`` during one, and ends at once where it finds another. It
+looks once more before each write, with the file open: should the stage be replaced after that, the
+open file is still the old one, which nobody reads.
 
 The number is written over in place, never renamed into place: network file systems show the new
 content of a file that is opened anew (close-to-open consistency), while a name may be cached.
@@ -75,17 +77,22 @@ def is_owner(stage: Path, number: str) -> bool:
     return len(found) < NUMBER_BYTES or found == number.encode()
 
 
+def require_owner(stage: Path, number: str) -> None:
+    """Raise InterruptedRunError where the run ``number`` does not own a stage."""
+    if not is_owner(stage, number):
+        raise InterruptedRunError(
+            f"{stage}: no longer belongs to the run that this task is of; it was stopped or"
+            " continued elsewhere, or the folder is another one on this machine"
+        )
+
+
 @contextmanager
 def guarded(stage: Path, number: str) -> Iterator[None]:
     """End this process, whatever it does, as soon as another run owns the stage.
 
     Raises InterruptedRunError where that is so at the beginning.
     """
-    if not is_owner(stage, number):
-        raise InterruptedRunError(
-            f"{stage}: no longer belongs to the run that this task is of; it was stopped or"
-            " continued elsewhere, or the folder is another one on this machine"
-        )
+    require_owner(stage, number)
     over = threading.Event()
 
     def watch() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from timberkit.checkpoint.writer import sync_file, written_through
 from timberkit.engine.execute import one_thread
-from timberkit.engine.fence import guarded
+from timberkit.engine.fence import guarded, require_owner
 from timberkit.engine.job import JobContext, Outcome, perform
 from timberkit.engine.shared_folders import SharedFolders, missing_here
 from timberkit.engine.tasks import Task
@@ -36,8 +36,9 @@ def perform_bundle(shared: tuple[JobContext, SharedFolders], tasks: Sequence[Tas
         with ExitStack() as held:
             held.enter_context(one_thread())
             if folders.stage is not None:
-                held.enter_context(guarded(Path(folders.stage), folders.number))
-                held.enter_context(written_through())
+                stage = Path(folders.stage)
+                held.enter_context(guarded(stage, folders.number))
+                held.enter_context(written_through(lambda: require_owner(stage, folders.number)))
             for task in tasks:
                 outcomes.append(perform(context, task))
             for path in sorted({path for outcome in outcomes for path in outcome.written}):
