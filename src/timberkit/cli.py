@@ -18,12 +18,14 @@ import typer
 
 from timberkit.cli_analyze import analyze
 from timberkit.cli_clean import clean
+from timberkit.cli_cluster import Bandwidth, Cores, Machines, Nodes, asked_cluster, show_cluster
 from timberkit.cli_compare import compare
 from timberkit.cli_diff import diff
 from timberkit.cli_eval import evaluate
 from timberkit.cli_export import export
 from timberkit.cli_options import (
     EXIT_CODES,
+    Address,
     AllowPickle,
     AsAdapter,
     Base,
@@ -33,6 +35,7 @@ from timberkit.cli_options import (
     Dtype,
     Energy,
     Exclude,
+    ExecutorName,
     Families,
     Fused,
     Include,
@@ -66,6 +69,7 @@ from timberkit.cli_several import (
     refine_several,
 )
 from timberkit.config import RefineRecipe
+from timberkit.engine.cluster import cluster_of
 from timberkit.engine.fork_server import start_early
 from timberkit.errors import (
     EXIT_CHECK_FAILED,
@@ -121,6 +125,8 @@ def refine(
     workers: Workers = None,
     allow_pickle: AllowPickle = False,
     dequantise: Dequantise = False,
+    executor: ExecutorName = "local",
+    address: Address = None,
     overwrite: Annotated[
         bool, typer.Option(help="Replace an earlier output, once the new one is complete.")
     ] = False,
@@ -143,10 +149,12 @@ def refine(
     timberkit refine --pair qwen3-0.6b -o OUT
     timberkit refine --base BASE --instruct INSTRUCT --instruct OTHER -o OUT
     timberkit refine BASE ADAPTER -o OUT --as-adapter
+    timberkit refine BASE INSTRUCT -o OUT --executor ray
     """
     from timberkit.engine.sources import Opening
 
     opening = Opening(allow_pickle, dequantise)
+    cluster = cluster_of(executor, address)
     base, instruct, several = chosen_models(base, base_option, instruct, instructs)
     chosen = chosen_pair(pair, base, instruct)
     recipe = refine_recipe_of(
@@ -167,12 +175,12 @@ def refine(
         return
     if output is None:
         raise UsageError("no output named; add: -o FOLDER")
-    if recipe.device == "cpu":
+    if recipe.device == "cpu" and cluster is None:
         start_early(recipe.instruct.location, workers)
     if several:
         refine_several(
             recipe, several, output, as_json=as_json, quiet=quiet, fields=_result_fields,
-            workers=workers, overwrite=overwrite, opening=opening,
+            workers=workers, overwrite=overwrite, opening=opening, cluster=cluster,
         )  # fmt: skip
         return
     from timberkit import terminal
@@ -181,7 +189,7 @@ def refine(
     with terminal.progress_bar(shown=not quiet and not as_json) as on_progress:
         result = refine_recipe(
             recipe, output, workers=workers, overwrite=overwrite, opening=opening,
-            on_progress=on_progress,
+            on_progress=on_progress, cluster=cluster,
         )  # fmt: skip
     if as_json:
         print_json(_result_fields(result))
@@ -220,6 +228,9 @@ def plan(
             help="Hold the names against the model that transformers builds (extra eval).",
         ),
     ] = False,
+    nodes: Nodes = None,
+    cores: Cores = None,
+    bandwidth: Bandwidth = None,
     base_option: BaseOption = None,
     instructs: Instructs = None,
     as_json: Json = False,
@@ -232,10 +243,12 @@ def plan(
     timberkit plan org/model-base org/model
     timberkit plan BASE INSTRUCT --variant timber-l --variant merge:mu=0.8 --json
     timberkit plan --pair qwen3-30b-a3b
+    timberkit plan --pair qwen3-30b-a3b --nodes 4 --cores 32 --bandwidth 2
     """
     from timberkit.engine.sources import Opening
 
     opening = Opening(allow_pickle, dequantise)
+    machines = asked_cluster(nodes, cores, bandwidth)
     base, instruct, several = chosen_models(base, base_option, instruct, instructs)
     chosen = chosen_pair(pair, base, instruct)
     recipe = refine_recipe_of(
@@ -245,8 +258,9 @@ def plan(
         as_adapter=as_adapter,
         device=device,
     )  # fmt: skip
-    if several and check:
-        raise UsageError("--check with several --instruct: expected one; check each by itself")
+    if several and (check or machines):
+        option = "--check" if check else "--nodes"
+        raise UsageError(f"{option} with several --instruct: expected one; ask for each by itself")
     if several:
         plan_several(
             recipe, several, workers, as_json=as_json, quiet=False, fields=_plan_fields,
@@ -255,7 +269,7 @@ def plan(
         return
     _show_plan(
         recipe, workers, as_json=as_json, quiet=False, pair=chosen, check=check,
-        opening=opening,
+        opening=opening, machines=machines,
     )  # fmt: skip
 
 
@@ -275,6 +289,8 @@ def verify(
     ] = False,
     allow_pickle: AllowPickle = False,
     dequantise: Dequantise = False,
+    executor: ExecutorName = "local",
+    address: Address = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -292,6 +308,7 @@ def verify(
         output, base=base, instruct=instruct, every=every, sample=sample, seed=seed,
         sources=not without_sources, allow_pickle=allow_pickle, dequantise=dequantise,
         on_check=lambda check: terminal.show_check(console, check),
+        executor=executor, address=address,
     )  # fmt: skip
     if as_json:
         print_json({"passed": report.passed, "checks": [asdict(check) for check in report.checks]})
@@ -348,6 +365,7 @@ def _show_plan(
     pair: Pair | None = None,
     check: bool = False,
     opening: Opening,
+    machines: Machines | None = None,
 ) -> None:
     """Plan from the files of the sources, or, for a pair, from its shapes alone."""
     from timberkit import terminal
@@ -370,10 +388,18 @@ def _show_plan(
         from timberkit.engine.module_check import check_modules
 
         modules = check_modules(planned, instruct.config)
-    needs = estimate(planned, workers=workers, calibration=calibrate())
+    calibration = calibrate()
+    needs = estimate(planned, workers=workers, calibration=calibration)
+    cluster = (
+        None
+        if machines is None
+        else machines.estimate(planned, calibration, from_shapes=pair is not None)
+    )
     if not as_json:
         console = terminal.results(quiet=quiet)
         terminal.show_plan(console, planned, needs)
+        if cluster is not None:
+            show_cluster(console, cluster)
         if shapes_from is not None:
             console.print(shapes_from)
         if opened is not None:
@@ -382,7 +408,8 @@ def _show_plan(
             terminal.show_modules(console, modules)
     else:
         conversions = {} if opened is None else opened.conversions
-        print_json(_plan_fields(planned, needs, shapes_from, modules, conversions))
+        shown = _plan_fields(planned, needs, shapes_from, modules, conversions)
+        print_json(shown if cluster is None else {**shown, "cluster": asdict(cluster)})
     if modules is not None and not modules.passed:
         raise typer.Exit(EXIT_CHECK_FAILED)
 

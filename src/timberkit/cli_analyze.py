@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timberkit.cli_options import (
+    Address,
     AllowPickle,
     Base,
     Config,
     Dequantise,
     Exclude,
+    ExecutorName,
     Families,
     Fused,
     Include,
@@ -31,6 +33,7 @@ from timberkit.cli_options import (
     stoppable,
 )
 from timberkit.config import AnalyzeRecipe, build_analyze_recipe
+from timberkit.engine.cluster import cluster_of
 from timberkit.engine.fork_server import start_early
 from timberkit.errors import UsageError
 
@@ -77,6 +80,8 @@ def analyze(
     workers: Workers = None,
     allow_pickle: AllowPickle = False,
     dequantise: Dequantise = False,
+    executor: ExecutorName = "local",
+    address: Address = None,
     overwrite: Annotated[
         bool, typer.Option(help="Replace an earlier output, once the new one is complete.")
     ] = False,
@@ -99,6 +104,7 @@ def analyze(
     timberkit analyze BASE INSTRUCT -o OUT --hidden-states --prompts texts.txt
     timberkit analyze --pair qwen3-0.6b -o analysis
     """
+    cluster = cluster_of(executor, address)
     chosen = chosen_pair(pair, base, instruct)
     if chosen is not None:
         base, instruct = chosen.base, chosen.instruct
@@ -116,7 +122,8 @@ def analyze(
         return
     if output is None:
         raise UsageError("no output named; add: -o FOLDER")
-    start_early(recipe.instruct.location, workers, ["timberkit.engine.analysis_job"])
+    if cluster is None:
+        start_early(recipe.instruct.location, workers, ["timberkit.engine.analysis_job"])
     from timberkit import terminal
     from timberkit.study.analysis import run_analysis
     from timberkit.study.pictures import can_draw
@@ -124,7 +131,7 @@ def analyze(
     with terminal.progress_bar(shown=not quiet and not as_json) as on_progress:
         result = run_analysis(
             recipe, output, page=page, workers=workers, overwrite=overwrite,
-            opening=opening, on_progress=on_progress,
+            opening=opening, on_progress=on_progress, cluster=cluster,
         )  # fmt: skip
     if as_json:
         print_json(_result_fields(result))

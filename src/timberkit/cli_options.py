@@ -102,6 +102,13 @@ Dequantise = Annotated[
         " rounding lost does not come back.",
     ),
 ]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="local, or ray: a cluster's machines (docs/cluster.md).")
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Head of the Ray cluster [RAY_ADDRESS, or this machine's]."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Result as one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing but errors.")]
 

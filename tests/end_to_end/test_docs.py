@@ -45,6 +45,7 @@ NEEDS = {
     r"^eval .*(aime24|math500|gpqa)": "benchmarks that are not here",
     r"logs/a\.eval|lm_eval_output|rollouts\.jsonl": "logs of other programs; their readers' tests",
     r"--dequantise": "a quantised model; tests/end_to_end/test_quantised.py has some",
+    r"--executor ray": "a cluster; tests/end_to_end/test_cluster.py starts some",
     r"--limit 100 --rollouts 64": "two minutes; the quick start does the same, smaller",
 }
 """Commands that are not run here: a pattern on the words after ``timberkit``, what is missing."""

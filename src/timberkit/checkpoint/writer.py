@@ -15,8 +15,9 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,6 +35,35 @@ FULL_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _UNSUPPORTED_ERRORS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _PIECE_BYTES = 8 << 20
+_shared: ContextVar[Callable[[], None] | None] = ContextVar("_shared", default=None)
+
+
+@contextmanager
+def written_through(check: Callable[[], None]) -> Iterator[None]:
+    """Write pieces and copies inside the block through to the disk, and no byte more than them.
+
+    For files that several machines write to: where two matrices meet in one page, a client of NFS
+    may otherwise write all of a page that it holds, and with it old bytes of its neighbour's.
+    ``check`` is called once a file is open and before anything is written to it, and raises where
+    it must not be: a file that another run puts in the place of this one later is not the open one.
+    """
+    token = _shared.set(check)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def _open_target(path: Path) -> int:
+    check = _shared.get()
+    descriptor = os.open(path, os.O_WRONLY if check is None else os.O_WRONLY | os.O_DSYNC)
+    if check is not None:
+        try:
+            check()
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return descriptor
 
 
 def create_shard(path: Path, layout_shard: ShardLayout) -> None:
@@ -79,7 +109,7 @@ def write_pieces(path: Path, where: Sequence[tuple[int, int]], data: Bytes) -> N
     if not view.nbytes:
         return
     with _interrupted(path, view.nbytes):
-        descriptor = os.open(path, os.O_WRONLY)
+        descriptor = _open_target(path)
         try:
             left = view.cast("B")
             for offset, size_bytes in where:
@@ -139,7 +169,7 @@ def copy_range(
     source = _open_source(source_path)
     try:
         with _interrupted(target_path, size):
-            target = os.open(target_path, os.O_WRONLY)
+            target = _open_target(target_path)
         try:
             _check_range(target, target_path, target_start, size)
             done = _copy_in_kernel(source, source_start, target, target_start, size)

@@ -38,10 +38,12 @@ from timberkit.engine.analysis_plan import (
     default_analysis_workers,
     plan_analysis,
 )
+from timberkit.engine.cluster import Cluster
 from timberkit.engine.execute import Executor, executor_for
 from timberkit.engine.finish import TOOL_VERSION, libraries, source_facts
 from timberkit.engine.job import JobContext, Outcome
 from timberkit.engine.progress import Meter, Progress, ProgressCallback
+from timberkit.engine.shared_folders import SharedFolders, shards_of
 from timberkit.engine.sources import ANY, Opening, OpenPair, open_pair
 from timberkit.engine.staging import run_in_stage, work_through
 from timberkit.measurements import Analysis, HiddenStateMeasurement, WeightMeasurement
@@ -93,6 +95,7 @@ def analyze_recipe(
     overwrite: bool = False,
     opening: Opening = ANY,
     on_progress: ProgressCallback | None = None,
+    cluster: Cluster | None = None,
 ) -> AnalysisResult:
     """Measure every selected weight of a pair and write the analysis.
 
@@ -107,6 +110,7 @@ def analyze_recipe(
         overwrite: replace an output of timberkit that is there, in one step, at the end.
         opening: how sources are opened that are not plain safetensors.
         on_progress: called after every weight and every text, in this process.
+        cluster: whose machines measure the weights, in place of ``workers``.
 
     Returns:
         An ``AnalysisResult``.
@@ -132,13 +136,16 @@ def analyze_recipe(
 
     def work(stage: Stage) -> None:
         # Named by the module itself: torch is imported here before a thread count is set.
-        with executor_for(JobContext(preload=(analysis_job.__name__,)), count) as executor:
+        context = JobContext(preload=(analysis_job.__name__,))
+        folders = SharedFolders(shards_of((pair.instruct, *pair.weights.values())))
+        with executor_for(context, count, cluster, folders) as executor:
             run = _Run(stage, pair, planned, study)
             analysis = run.measure(executor, on_progress)
+            used = executor.workers
         write_analysis(stage.tree, analysis)
         if draw is not None:
             draw(analysis, stage.tree)
-        _write_manifest(stage.tree, pair, pinned, count, time.perf_counter() - started)
+        _write_manifest(stage.tree, pair, pinned, used, time.perf_counter() - started)
         stage.publish()
         finished.append(analysis)
 

@@ -196,9 +196,7 @@ def estimate(
         workers=count,
         memory_per_worker_bytes=worker_memory_bytes(plan),
         disk_bytes=plan.output_bytes,
-        seconds=None
-        if calibration is None
-        else _seconds(plan, plan.refine_tasks, count, calibration),
+        seconds=None if calibration is None else _seconds(plan, count, calibration),
     )
 
 
@@ -227,17 +225,23 @@ def worker_memory_bytes(plan: RefinementPlan) -> int:
     return PROCESS_BYTES + largest
 
 
-def _seconds(
-    plan: RefinementPlan, tasks: Sequence[RefineTask], workers: int, calibration: Calibration
-) -> float:
-    """Start, the longest queue of work, and hashes: each output file by one worker."""
-    queues, layers = [0.0] * workers, plan.layers
-    for task in tasks:  # the plan has them largest first
+def refinement_seconds(plan: RefinementPlan, calibration: Calibration) -> list[float]:
+    """Expected time of one core for each matrix of a plan, in its order: largest first."""
+    found, layers, rates = [], plan.layers, dict[int, float]()
+    for task in plan.refine_tasks:
         position = task.position(layers)
         variants = [at(variant, position) for variant in plan.recipe.variants]
-        seconds = pass_cost(task.rows, task.columns, variants) / calibration.rate(
-            min(task.rows, task.columns)
-        )
+        r = min(task.rows, task.columns)
+        if r not in rates:
+            rates[r] = calibration.rate(r)
+        found.append(pass_cost(task.rows, task.columns, variants) / rates[r])
+    return found
+
+
+def _seconds(plan: RefinementPlan, workers: int, calibration: Calibration) -> float:
+    """Start, the longest queue of work, and hashes: each output file by one worker."""
+    queues = [0.0] * workers
+    for seconds in refinement_seconds(plan, calibration):
         place = queues.index(min(queues))
         queues[place] += seconds
     written = plan.output_bytes / WRITE_BYTES_PER_SECOND  # beside the work, until the disk is full

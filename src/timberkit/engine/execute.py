@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from threadpoolctl import threadpool_limits
 
@@ -24,12 +24,21 @@ from timberkit.engine.job import JobContext, Outcome, perform
 from timberkit.engine.tasks import Task
 from timberkit.errors import InterruptedRunError
 
+if TYPE_CHECKING:
+    from timberkit.engine.cluster import Cluster
+    from timberkit.engine.shared_folders import SharedFolders
+
 TASKS_AHEAD = 2
 """Tasks queued for each worker, so that none waits for this process; bounds what is in flight."""
 
 
 class Executor(Protocol):
-    """Runs tasks of one context; a context manager that ends whatever it started."""
+    """Runs tasks of one context; a context manager that ends whatever it started.
+
+    ``workers`` is how many tasks it runs at a time.
+    """
+
+    workers: int
 
     def run(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
         """Yield an outcome for each task as it finishes; the first error ends it."""
@@ -40,8 +49,20 @@ class Executor(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
 
-def executor_for(context: JobContext, workers: int) -> Executor:
-    """Serial for one worker (or a device other than the CPU), a pool of processes for more."""
+def executor_for(
+    context: JobContext,
+    workers: int,
+    cluster: Cluster | None = None,
+    folders: SharedFolders | None = None,
+) -> Executor:
+    """Serial for one worker (or a device other than the CPU), a pool of processes for more.
+
+    A cluster has its own number of workers; ``folders`` are what its machines have to see.
+    """
+    if cluster is not None:
+        from timberkit.engine.ray_executor import RayExecutor
+
+        return RayExecutor(context, cluster, folders)
     if workers > 1 and context.device == "cpu":
         return ProcessPool(context, workers)
     return Serial(context)
@@ -64,6 +85,8 @@ def one_thread() -> Iterator[None]:
 
 class Serial:
     """All tasks in this process, one after the other."""
+
+    workers = 1
 
     def __init__(self, context: JobContext) -> None:
         self._context = context
@@ -92,6 +115,7 @@ class ProcessPool:
     def __init__(self, context: JobContext, workers: int) -> None:
         if workers < 1:
             raise ValueError(f"workers: found {workers}, expected at least 1")
+        self.workers = workers
         self._most = workers * TASKS_AHEAD
         self._others = set(multiprocessing.active_children())
         self._pool = ProcessPoolExecutor(

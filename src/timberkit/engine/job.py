@@ -29,6 +29,7 @@ from timberkit.engine.tasks import (
     HashTask,
     LowRankPlace,
     MeasureTask,
+    OracleTask,
     Place,
     RefineTask,
     SharedTask,
@@ -49,6 +50,8 @@ from timberkit.spectral.refine import StoredMatrix, refine_rows
 
 if TYPE_CHECKING:
     import torch
+
+    from timberkit.spectral.agreement import Agreement
 
 HELD_BYTES = 256 << 20
 """A source of more bytes is read in blocks, as often as it is needed, instead of once."""
@@ -84,6 +87,7 @@ class Outcome:
     sha256: str | None = None
     measurement: WeightMeasurement | None = None
     distance: Distance | None = None
+    agreement: Agreement | None = None
     parts: tuple[Outcome, ...] = ()
     pair: int = 0
 
@@ -113,6 +117,8 @@ def perform(context: JobContext, task: Task) -> Outcome:
             # Here, because an analysis needs torch, which a refinement can do without.
 
             return Outcome(task.key, measurement=measure_task(task))
+        case OracleTask():
+            return _consult(task)
 
 
 def load(place: Place, shape: tuple[int, ...]) -> torch.Tensor:
@@ -145,6 +151,26 @@ def factors(place: LowRankPlace) -> tuple[NDArray[np.float64], NDArray[np.float6
     left, right = (a.T, b.T) if place.turned else (b, a)
     rows = np.concatenate([left[first:last] for first, last in place.rows]) * place.factor
     return rows, np.ascontiguousarray(right[:, slice(*place.columns)])
+
+
+def _consult(check: OracleTask) -> Outcome:
+    import torch
+
+    from timberkit.spectral.agreement import agreement
+
+    task = check.task
+    shape = (task.rows, task.columns)
+    weight, base, instruct = (
+        load(place, shape) for place in (check.refined, task.base, task.instruct)
+    )
+    found = agreement(weight, base, instruct, check.variant, name=task.matrix)
+    if check.refined.added is not None:
+        # Factors are rounded, not their product: a part in 2^(bits of a factor) of the delta.
+        stored = torch_dtype(check.refined.added.a.dtype)
+        delta = float((instruct - base.double()).norm())
+        bound = found.bound + 2 * torch.finfo(stored).eps * max(delta, found.distance)
+        found = replace(found, holds=found.distance <= bound, bound=bound)
+    return Outcome(check.key, agreement=found)
 
 
 def _share(context: JobContext, shared: SharedTask) -> Outcome:

@@ -29,7 +29,9 @@ from timberkit.config import (
     build_selection,
     parse_variants,
 )
+from timberkit.engine import fence
 from timberkit.engine.adapter_plan import plan_pair
+from timberkit.engine.cluster import Cluster, cluster_of
 from timberkit.engine.execute import executor_for
 from timberkit.engine.finish import read_records
 from timberkit.engine.pair_runs import (
@@ -41,6 +43,7 @@ from timberkit.engine.pair_runs import (
 )
 from timberkit.engine.plan import RefinementPlan
 from timberkit.engine.progress import ProgressCallback
+from timberkit.engine.shared_folders import stage_folders
 from timberkit.engine.sources import ANY, Opening, open_pair
 from timberkit.engine.staging import run_in_stage
 from timberkit.errors import ResourceError, UsageError
@@ -153,6 +156,8 @@ def refine(
     allow_pickle: bool = False,
     dequantise: bool = False,
     on_progress: ProgressCallback | None = None,
+    executor: str = "local",
+    address: str | None = None,
     **options: Any,
 ) -> RefineResult | SeveralResult:
     """Write refined checkpoints from a Base and an Instruct one.
@@ -169,6 +174,9 @@ def refine(
         dequantise: likewise weights in FP8 blocks or of compressed-tensors (extra ``quantized``);
             the delta then holds their rounding.
         on_progress: called after every task, in this process.
+        executor, address: ``"ray"`` and where the head of the cluster is (``cluster_of``): the work
+            is shared by its machines, which see the same folders, and ``workers`` counts for
+            nothing.
         options: of ``recipe_of``: variants, or method with its parameter; families, layers,
             include, exclude, fused, dtype, device, as_adapter.
 
@@ -189,6 +197,7 @@ def refine(
         "overwrite": overwrite,
         "opening": Opening(allow_pickle, dequantise),
         "on_progress": on_progress,
+        "cluster": cluster_of(executor, address),
     }
     if isinstance(instruct, str | Path | Source):
         return refine_recipe(recipe_of(base, instruct, **options), Path(output), **shared)
@@ -207,10 +216,12 @@ def refine_recipe(
     overwrite: bool = False,
     opening: Opening = ANY,
     on_progress: ProgressCallback | None = None,
+    cluster: Cluster | None = None,
 ) -> RefineResult:
     """``refine`` for a recipe that is built already."""
     started = time.perf_counter()
-    check_device(recipe.device)
+    if cluster is None:
+        check_device(recipe.device)
     pair = open_pair(recipe, replace(opening, on_progress=on_progress))
     run = PairRun("", pair, plan_pair(pair))
     resumed = run_pairs(
@@ -220,6 +231,7 @@ def refine_recipe(
         workers=workers,
         overwrite=overwrite,
         on_progress=on_progress,
+        cluster=cluster,
     )
     return result_of(run, output, resumed=resumed, seconds=time.perf_counter() - started)
 
@@ -259,6 +271,7 @@ def run_pairs(
     workers: int | None = 1,
     overwrite: bool = False,
     on_progress: ProgressCallback | None = None,
+    cluster: Cluster | None = None,
 ) -> bool:
     """Write the folders of planned pairs; whether an earlier run was continued.
 
@@ -270,10 +283,15 @@ def run_pairs(
 
     def work(stage: Stage) -> None:
         count = workers if workers is not None else workers_for(runs)
-        with executor_for(run_context(runs, stage.tree), count) as executor:
+        folders = None
+        if cluster is None:
+            fence.release(stage.path)  # a run on a cluster may have been stopped here
+        else:
+            folders = stage_folders(runs, stage.path)
+        with executor_for(run_context(runs, stage.tree), count, cluster, folders) as executor:
             run = StagedRun(stage, runs, executor)
             run.work(on_progress)
-            run.finish(time.perf_counter() - started, count)
+            run.finish(time.perf_counter() - started, executor.workers)
         stage.publish()
 
     return run_in_stage(

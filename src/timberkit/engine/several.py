@@ -17,6 +17,7 @@ from pathlib import Path
 
 from timberkit.config import RefineRecipe, Source
 from timberkit.engine.adapter_plan import plan_pair
+from timberkit.engine.cluster import Cluster
 from timberkit.engine.pair_runs import PairRun
 from timberkit.engine.progress import ProgressCallback
 from timberkit.engine.run import RefineResult, check_device, result_of, run_pairs
@@ -109,6 +110,7 @@ def refine_recipes(
     overwrite: bool = False,
     opening: Opening = ANY,
     on_progress: ProgressCallback | None = None,
+    cluster: Cluster | None = None,
 ) -> SeveralResult:
     """``refine_recipe`` for recipes that differ in nothing but Instruct, into ``output/<name>``.
 
@@ -116,7 +118,8 @@ def refine_recipes(
     most. Raises as ``plan_pairs`` and ``refine``.
     """
     started = time.perf_counter()
-    check_device(next(iter(recipes.values())).device)
+    if cluster is None:
+        check_device(next(iter(recipes.values())).device)
     runs = plan_pairs(recipes, replace(opening, on_progress=on_progress))
     resumed = run_pairs(
         runs,
@@ -127,6 +130,7 @@ def refine_recipes(
         workers=workers,
         overwrite=overwrite,
         on_progress=on_progress,
+        cluster=cluster,
     )
     seconds = time.perf_counter() - started
     return SeveralResult(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from timberkit.checkpoint.layout import pieces
-from timberkit.config import KeepValues, Measure, Position
+from timberkit.config import AnyVariant, KeepValues, Measure, Position
 from timberkit.parts import matrix_name
 
 
@@ -246,6 +246,35 @@ class CompareTask:
         return self.first.size_bytes + self.second.size_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class OracleTask:
+    """Hold the refined matrix in ``refined`` against the oracle's; writes nothing.
+
+    ``variant`` is the method as it is at the place of the matrix.
+    """
+
+    task: RefineTask
+    refined: Place
+    variant: AnyVariant
+
+    @property
+    def key(self) -> str:
+        """Unique in a check, the same every time."""
+        return f"oracle {self.task.matrix}"
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes of the output that are checked."""
+        return self.refined.size_bytes
+
+
 Task: TypeAlias = (
-    RefineTask | CopyTask | CastTask | SharedTask | HashTask | MeasureTask | CompareTask
+    RefineTask
+    | CopyTask
+    | CastTask
+    | SharedTask
+    | HashTask
+    | MeasureTask
+    | CompareTask
+    | OracleTask
 )

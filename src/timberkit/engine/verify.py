@@ -9,7 +9,7 @@ Every check is made even when an earlier one failed, as far as the files allow. 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,21 +23,21 @@ from timberkit.checkpoint.index import open_checkpoint
 from timberkit.checkpoint.layout import Checkpoint
 from timberkit.checkpoint.manifest import (
     MANIFEST_NAME,
-    hash_file,
     list_output_files,
     read_manifest,
 )
-from timberkit.checkpoint.reader import read_bytes, read_tensor, torch_dtype
+from timberkit.checkpoint.reader import read_bytes, read_tensor
 from timberkit.config import AnyVariant, RefineRecipe, Source, at, build_recipe, parse_variants
 from timberkit.engine.adapter_plan import plan_pair
 from timberkit.engine.analysis_files import ANALYSIS_KIND, read_analysis
-from timberkit.engine.execute import one_thread
-from timberkit.engine.job import load
+from timberkit.engine.cluster import Cluster, cluster_of
+from timberkit.engine.execute import Executor, executor_for, one_thread
+from timberkit.engine.job import JobContext, load
 from timberkit.engine.plan import RefinementPlan
+from timberkit.engine.shared_folders import SharedFolders, shards_of
 from timberkit.engine.sources import Opening, OpenPair, open_pair
-from timberkit.engine.tasks import CastTask, RefineTask
+from timberkit.engine.tasks import CastTask, HashTask, OracleTask, Place, RefineTask
 from timberkit.errors import CheckpointError, InputError, SourceError, TimberkitError
-from timberkit.spectral.agreement import agreement
 
 SAMPLE = 8
 """Matrices of each variant that the oracle recomputes unless told otherwise."""
@@ -78,6 +78,8 @@ def verify(
     allow_pickle: bool = False,
     dequantise: bool = False,
     on_check: Callable[[Check], None] | None = None,
+    executor: str = "local",
+    address: str | None = None,
 ) -> VerifyReport:
     """Check an output: of ``refine``, one folder or one for each variant, or of ``analyze``.
 
@@ -90,6 +92,7 @@ def verify(
         sources: False checks hashes and structure only, without the sources.
         allow_pickle, dequantise: as for ``refine``, for an output whose sources need it.
         on_check: called with every check as it is made.
+        executor, address: who hashes and recomputes, as for ``refine``; one process by default.
 
     Returns:
         A report; a failed check does not raise.
@@ -100,6 +103,7 @@ def verify(
 
     Cost: reads everything once; two float64 full SVDs for each recomputed matrix.
     """
+    cluster = cluster_of(executor, address)
     root = Path(output)
     folders = _output_folders(root)
     checks: list[Check] = []
@@ -108,7 +112,7 @@ def verify(
         for folder in folders:
             place = folder.relative_to(root).as_posix() if folder != root else folder.name
             for name, passed, detail in _check_folder(
-                folder, base, instruct, sources, None if every else sample, seed, opening
+                folder, base, instruct, sources, None if every else sample, seed, opening, cluster
             ):
                 check = Check(place, name, passed, detail)
                 checks.append(check)
@@ -140,9 +144,10 @@ def _check_folder(
     sample: int | None,
     seed: int,
     opening: Opening,
+    cluster: Cluster | None,
 ) -> Iterator[_Finding]:
     manifest = read_manifest(folder)
-    yield _check_hashes(folder, manifest)
+    yield _check_hashes(folder, manifest, cluster)
     if manifest.get("kind") == ANALYSIS_KIND:
         yield _check_analysis(folder)
         return
@@ -172,7 +177,9 @@ def _check_folder(
             yield _check_kept_factors(checkpoint, pair.weights["instruct"], plan)
         else:
             yield _check_copies(checkpoint, pair.instruct, plan)
-        yield _check_oracle(checkpoint, plan, variant, sample, seed)
+        files = shards_of((checkpoint, *pair.weights.values()))
+        with executor_for(JobContext(), 1, cluster, SharedFolders(files)) as executor:
+            yield _check_oracle(checkpoint, plan, variant, sample, seed, executor)
 
 
 def _check_analysis(folder: Path) -> _Finding:
@@ -196,15 +203,15 @@ def _recipe_of(
     return recipe.model_copy(update=moved), parse_variants([variant])[0]  # type: ignore[list-item]
 
 
-def _check_hashes(folder: Path, manifest: Mapping[str, Any]) -> _Finding:
+def _check_hashes(folder: Path, manifest: Mapping[str, Any], cluster: Cluster | None) -> _Finding:
     listed = manifest.get("files")
     if not isinstance(listed, dict):
         return "hashes", False, "the manifest lists no files"
     present = set(list_output_files(folder))
     missing, extra = sorted(set(listed) - present), sorted(present - set(listed))
-    wrong = [
-        name for name in sorted(present & set(listed)) if hash_file(folder / name) != listed[name]
-    ]
+    names = sorted(present & set(listed))
+    found = _hashes(folder, names, cluster)
+    wrong = [name for name in names if found[name] != listed[name]]
     problems = [
         f"{what}: {', '.join(map(repr, names[:5]))}{' …' if len(names) > 5 else ''}"
         for what, names in (("missing", missing), ("not listed", extra), ("changed", wrong))
@@ -213,6 +220,17 @@ def _check_hashes(folder: Path, manifest: Mapping[str, Any]) -> _Finding:
     if problems:
         return "hashes", False, "; ".join(problems)
     return "hashes", True, f"{len(present)} files have the SHA-256 of the manifest"
+
+
+def _hashes(folder: Path, names: Sequence[str], cluster: Cluster | None) -> dict[str, str | None]:
+    whole = folder.absolute()
+    tasks = {
+        name: HashTask(str(whole / name), (whole / name).stat().st_size)
+        for name in sorted(names, key=lambda name: -(whole / name).stat().st_size)
+    }
+    with executor_for(JobContext(), 1, cluster) as executor:
+        found = {outcome.key: outcome.sha256 for outcome in executor.run(list(tasks.values()))}
+    return {name: found[task.key] for name, task in tasks.items()}
 
 
 def _check_loadable(checkpoint: Checkpoint) -> _Finding:
@@ -321,31 +339,31 @@ def _check_oracle(
     variant: AnyVariant,
     sample: int | None,
     seed: int,
+    executor: Executor,
 ) -> _Finding:
     tasks = sorted(plan.refine_tasks, key=lambda task: task.key)
     if sample is not None and sample < len(tasks):
         tasks = random.Random(seed).sample(tasks, sample)
     lowest, layers = 1.0, plan.layers
-    for task in tasks:
-        shape = (task.rows, task.columns)
-        weight = _refined(checkpoint, task)
-        base, instruct = load(task.base, shape), load(task.instruct, shape)
-        here = at(variant, task.position(layers))
-        found = agreement(weight, base, instruct, here, name=task.matrix)
-        if task.target.added is not None:
-            # Factors are rounded, not their product: a part in 2^(bits of a factor) of the delta.
-            stored = torch_dtype(task.target.added.a.dtype)
-            delta = float(torch.linalg.vector_norm(instruct - base.double()))
-            bound = found.bound + 2 * torch.finfo(stored).eps * max(delta, found.distance)
-            found = replace(found, holds=found.distance <= bound, bound=bound)
+    checks = {
+        check.key: check
+        for check in (
+            OracleTask(task, _place(checkpoint, task), at(variant, task.position(layers)))
+            for task in tasks
+        )
+    }
+    for outcome in executor.run(list(checks.values())):
+        found = outcome.agreement
+        if found is None:
+            continue
         lowest = min(lowest, found.identical)
         if not found.holds:
             return (
                 "oracle",
                 False,
-                f"{task.key}: {found.identical:.4%} of the elements identical, largest difference"
-                f" {found.worst:.3g} times the allowed one, norm {found.distance:.3g} of"
-                f" {found.bound:.3g} allowed",
+                f"{checks[outcome.key].task.key}: {found.identical:.4%} of the elements identical,"
+                f" largest difference {found.worst:.3g} times the allowed one, norm"
+                f" {found.distance:.3g} of {found.bound:.3g} allowed",
             )
     near = f"at least {lowest:.3%} of the elements identical"
     if plan.recipe.as_adapter:
@@ -354,13 +372,14 @@ def _check_oracle(
     return "oracle", True, f"{count} recomputed by float64 full SVD, {near}"
 
 
-def _refined(checkpoint: Checkpoint, task: RefineTask) -> torch.Tensor:
-    place, added = task.target, task.target.added
+def _place(checkpoint: Checkpoint, task: RefineTask) -> Place:
+    """Where the refined matrix lies in the output, or the factors of its delta."""
+    added = task.target.added
     if added is None:
-        place = replace(place, path=str(checkpoint.shard(place.path).path))
-    else:
-        a, b = (
-            replace(part, path=str(checkpoint.shard(part.path).path)) for part in (added.a, added.b)
-        )
-        place = replace(place, added=replace(added, a=a, b=b))
-    return load(place, (task.rows, task.columns))
+        return _in(checkpoint, task.target)
+    there = replace(added, a=_in(checkpoint, added.a), b=_in(checkpoint, added.b))
+    return replace(task.target, added=there)
+
+
+def _in(checkpoint: Checkpoint, place: Place) -> Place:
+    return replace(place, path=str(checkpoint.shard(place.path).path.absolute()))

@@ -18,6 +18,7 @@ from timberkit.config import (
     build_selection,
 )
 from timberkit.engine.analyze import AnalysisResult, analyze_recipe
+from timberkit.engine.cluster import Cluster, cluster_of
 from timberkit.engine.progress import ProgressCallback
 from timberkit.engine.run import source_field
 from timberkit.engine.sources import ANY, Opening
@@ -45,6 +46,8 @@ def analyze(
     allow_pickle: bool = False,
     dequantise: bool = False,
     on_progress: ProgressCallback | None = None,
+    executor: str = "local",
+    address: str | None = None,
 ) -> AnalysisResult:
     """Measure every selected weight of a pair and write the analysis into a folder.
 
@@ -57,7 +60,8 @@ def analyze(
         prompts: a file of texts for it; the embedded pair brings its own.
         page: write figures and ``report.html`` too, where the extra ``report`` is installed.
         families, layers, include, exclude, fused: as for ``refine``.
-        workers, overwrite, allow_pickle, dequantise, on_progress: as for ``refine``.
+        workers, overwrite, allow_pickle, dequantise, on_progress, executor, address: as for
+            ``refine``.
 
     Returns:
         An ``AnalysisResult``; ``read_analysis(output)`` gives its ``analysis`` again.
@@ -84,6 +88,7 @@ def analyze(
         overwrite=overwrite,
         opening=Opening(allow_pickle, dequantise),
         on_progress=on_progress,
+        cluster=cluster_of(executor, address),
     )
 
 
@@ -96,6 +101,7 @@ def run_analysis(
     overwrite: bool = False,
     opening: Opening = ANY,
     on_progress: ProgressCallback | None = None,
+    cluster: Cluster | None = None,
 ) -> AnalysisResult:
     """``analyze`` for a recipe that is built already.
 
@@ -110,4 +116,5 @@ def run_analysis(
         overwrite=overwrite,
         opening=opening,
         on_progress=on_progress,
+        cluster=cluster,
     )

@@ -24,11 +24,11 @@ from timberkit.evaluation.server_model import Server, find_server
 from timberkit.evaluation.server_probe import is_loopback
 
 KEY = "sk-very-secret-key"
-Reply = Callable[[str, dict[str, Any]], tuple[int, Any]]
+Reply = Callable[[str, dict[str, Any]], tuple[int, Any] | None]
 
 
 class Stub:
-    """A server that keeps what it is sent; ``reply`` gives status and JSON for a POST."""
+    """A server that keeps what it is sent; ``reply`` gives status and JSON for a POST, or none."""
 
     def __init__(self, reply: Reply | None = None, models: Any = None) -> None:
         self.reply = reply or (lambda path, body: (200, completion(path, "yes")))
@@ -49,7 +49,11 @@ class Stub:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 stub.bodies.append(body)
                 stub.headers.append({name.lower(): value for name, value in self.headers.items()})
-                self.answer(*stub.reply(self.path, body))
+                found = stub.reply(self.path, body)
+                if found is None:  # the connection closes without an answer
+                    self.close_connection = True
+                else:
+                    self.answer(*found)
 
             def answer(self, status: int, content: Any) -> None:
                 raw = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -282,6 +286,30 @@ def test_an_endpoint_that_dies_is_left_alone_with_one_notice_and_nothing_is_lost
         outputs = ask(server, 40)
     assert [getattr(output, "completion", output) for output in outputs] == ["yes"] * 40
     assert len(second.bodies) == 40
+    assert len(notices) == 1
+    assert first.address in notices[0]
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_endpoint_that_dies_in_the_middle_hands_its_requests_to_the_others() -> None:
+    """With requests under way: their connections break, as those of a killed process do."""
+    notices: list[str] = []
+    first, second, third = Stub(), Stub(), Stub()
+
+    def dies(path: str, body: dict[str, Any]) -> tuple[int, Any] | None:
+        if len(first.bodies) <= 5:
+            return 200, completion(path, "yes")
+        first.stop()
+        return None
+
+    first.reply = dies
+    server = find(first, second, third, notify=notices.append)
+    with stubs(first, second, third):
+        outputs = ask(server, 90)
+    assert [getattr(output, "completion", output) for output in outputs] == ["yes"] * 90
+    answered = len(second.bodies), len(third.bodies)
+    assert sum(answered) == 85
+    assert min(answered) >= 25
     assert len(notices) == 1
     assert first.address in notices[0]
 
