@@ -70,7 +70,7 @@ from timberkit.cli_several import (
 )
 from timberkit.config import RefineRecipe
 from timberkit.engine.cluster import cluster_of
-from timberkit.engine.fork_server import start_early
+from timberkit.engine.fork_server import serve_command, start_early
 from timberkit.errors import (
     EXIT_CHECK_FAILED,
     EXIT_INTERRUPTED,
@@ -461,6 +461,7 @@ def _root(
     ] = False,
 ) -> None:
     """Refine an Instruct model with its Base."""
+    serve_command()
 
 
 def _stop(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 
 INTERRUPTED = 4
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -56,6 +59,45 @@ def test_ctrl_c_in_a_terminal_ends_a_pool_within_seconds(
     assert "the same command continues" in stopped.error
     assert psutil.wait_procs(workers, timeout=5)[1] == []
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["refine", "analyze", "verify"])
+def test_ctrl_c_is_heard_in_the_middle_of_a_decomposition(
+    commands: Any, checkpoints: Any, tmp_path: Path, command: str
+) -> None:
+    """One worker is a process as well: LAPACK, which takes ten seconds here, cannot be stopped."""
+    generator = torch.Generator().manual_seed(0)
+    name, size = "model.layers.0.mlp.up_proj.weight", (4600, 4600)
+    base = torch.randn(size, generator=generator)
+    pair = [
+        checkpoints.write(tmp_path / side, [{name: weight}])
+        for side, weight in (("base", base), ("instruct", base + 0.1))
+    ]
+    out = tmp_path / "out"
+    words: tuple[Any, ...] = (command, *pair, "-o", out)
+    if command == "verify":
+        done = commands.run("refine", *pair, "-o", out, "--method", "merge", "--mu", 0.5)
+        assert done.exit_code == 0, done.stderr
+        manifest = checkpoints.manifest(out)
+        manifest["variant"] = {"method": "timber", "lam": 0.2}
+        (out / "timberkit.json").write_text(json.dumps(manifest))
+        words = ("verify", out)
+    running = commands.start(*words)
+    running.wait_until(lambda: busiest(running.pid) > 1.5)
+    asked = time.monotonic()
+    running.send(signal.SIGINT)
+    stopped = running.wait(seconds=30)
+    assert time.monotonic() - asked < 4, "expected two seconds, on a machine that is not busy"
+    assert stopped.exit_code == INTERRUPTED
+
+
+def busiest(pid: int) -> float:
+    """Seconds of processor time of the busiest worker: those are forked by a child, the server."""
+    found = [0.0]
+    for server in psutil.Process(pid).children():
+        with suppress(psutil.Error):
+            found += [child.cpu_times().user for child in server.children()]
+    return max(found)
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)

@@ -138,7 +138,8 @@ def analyze_recipe(
         # Named by the module itself: torch is imported here before a thread count is set.
         context = JobContext(preload=(analysis_job.__name__,))
         folders = SharedFolders(shards_of((pair.instruct, *pair.weights.values())))
-        with executor_for(context, count, cluster, folders) as executor:
+        sides = planned.refinement.sides
+        with executor_for(context, count, cluster, folders, sides=sides) as executor:
             run = _Run(stage, pair, planned, study)
             analysis = run.measure(executor, on_progress)
             used = executor.workers

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from threadpoolctl import threadpool_limits
 
-from timberkit.engine.fork_server import blocked_interrupt, die_with_parent
+from timberkit.engine.fork_server import blocked_interrupt, die_with_parent, works_apart
 from timberkit.engine.fork_server import context as fork_server_context
 from timberkit.engine.job import JobContext, Outcome, perform
 from timberkit.engine.tasks import Task
@@ -54,8 +54,13 @@ def executor_for(
     workers: int,
     cluster: Cluster | None = None,
     folders: SharedFolders | None = None,
+    *,
+    sides: Iterable[int] = (),
 ) -> Executor:
     """Serial for one worker (or a device other than the CPU), a pool of processes for more.
+
+    ``sides``: short sides of the matrices, by which one worker may be a process too
+    (``works_apart``).
 
     A cluster has its own number of workers; ``folders`` are what its machines have to see.
     """
@@ -63,7 +68,7 @@ def executor_for(
         from timberkit.engine.ray_executor import RayExecutor
 
         return RayExecutor(context, cluster, folders)
-    if workers > 1 and context.device == "cpu":
+    if context.device == "cpu" and (workers > 1 or works_apart(sides)):
         return ProcessPool(context, workers)
     return Serial(context)
 

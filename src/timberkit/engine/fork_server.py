@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
@@ -25,6 +25,27 @@ PRELOADED = "timberkit.engine.fork_server_preload"
 WORTH_BYTES = 100 << 20
 """A checkpoint from which on several workers pay off; so much work takes one some seconds."""
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+LONG_SIDE = 1024
+"""Short side of a matrix whose decomposition takes a second or more, deaf to Ctrl-C."""
+_is_command = False
+
+
+def serve_command() -> None:
+    """Say that this process is a command: it may start others, and Ctrl-C has to end it at once."""
+    global _is_command
+    _is_command = True
+
+
+def works_apart(sides: Iterable[int]) -> bool:
+    """Whether even a single worker is to be a process of its own, which can be killed.
+
+    ``sides``: short sides of the matrices to be decomposed. LAPACK cannot be interrupted, so in a
+    command what takes long is not done by the process that hears Ctrl-C. In somebody else's program
+    it is: starting processes there needs its consent (``workers``).
+    """
+    return _is_command and max(sides, default=0) >= LONG_SIDE
 
 
 def usable_cores() -> int:

@@ -119,6 +119,11 @@ class RefinementPlan:
         return tuple(task for task in self.tasks if isinstance(task, RefineTask))
 
     @property
+    def sides(self) -> list[int]:
+        """Short side of every matrix that is refined."""
+        return [min(task.rows, task.columns) for task in self.refine_tasks]
+
+    @property
     def copy_reasons(self) -> dict[str, int]:
         """Why tensors are copied: reason to number of tensors, the most frequent first."""
         counts = Counter(tensor.reason for tensor in self.tensors if tensor.action == "copy")

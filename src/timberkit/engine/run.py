@@ -281,6 +281,8 @@ def run_pairs(
     refuse_overlap(output, [folder for run in runs for folder in run.pair.folders])
     _check_disk(output, runs)
 
+    sides = [side for run in runs for side in run.plan.sides]
+
     def work(stage: Stage) -> None:
         count = workers if workers is not None else workers_for(runs)
         folders = None
@@ -288,7 +290,8 @@ def run_pairs(
             fence.release(stage.path)  # a run on a cluster may have been stopped here
         else:
             folders = stage_folders(runs, stage.path)
-        with executor_for(run_context(runs, stage.tree), count, cluster, folders) as executor:
+        context = run_context(runs, stage.tree)
+        with executor_for(context, count, cluster, folders, sides=sides) as executor:
             run = StagedRun(stage, runs, executor)
             run.work(on_progress)
             run.finish(time.perf_counter() - started, executor.workers)

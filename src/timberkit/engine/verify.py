@@ -178,7 +178,8 @@ def _check_folder(
         else:
             yield _check_copies(checkpoint, pair.instruct, plan)
         files = shards_of((checkpoint, *pair.weights.values()))
-        with executor_for(JobContext(), 1, cluster, SharedFolders(files)) as executor:
+        folders = SharedFolders(files)
+        with executor_for(JobContext(), 1, cluster, folders, sides=plan.sides) as executor:
             yield _check_oracle(checkpoint, plan, variant, sample, seed, executor)
 
 
