@@ -476,6 +476,9 @@ def main() -> None:
     except TimberkitError as error:
         typer.echo(f"error: {spelled_out(str(error))}", err=True)
         sys.exit(error.exit_code)
+    except MemoryError:
+        typer.echo("error: no memory was left; timberkit plan says what a run takes", err=True)
+        sys.exit(EXIT_INTERRUPTED)
     except SystemExit as ended:
         # 130 is typer's code for Ctrl-C before a command has begun.
         sys.exit(EXIT_INTERRUPTED if ended.code == 130 else ended.code)

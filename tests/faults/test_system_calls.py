@@ -138,6 +138,15 @@ FAULTS = [
 ]
 
 
+SERVICES = [
+    ("copy_file_range", "EXDEV"),
+    ("copy_file_range", "EOPNOTSUPP"),
+    ("fallocate", "EOPNOTSUPP"),
+    ("renameat2", "EINVAL"),
+]
+"""What some file systems lack: copies that share blocks, room set aside, renames that refuse."""
+
+
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -168,3 +177,27 @@ def test_a_call_that_fails_loses_nothing(
         # A run whose output stands already, though its last step failed, is one that is there.
         assert again == 0 or (out.exists() and "exists" in said), said
     assert (out / "model.safetensors").read_bytes() == expected
+
+
+@pytest.mark.parametrize(("call", "error"), SERVICES)
+def test_a_file_system_without_a_service_is_good_enough(
+    tmp_path: Path, expected: bytes, call: str, error: str
+) -> None:
+    exit_code, stderr, lines = traced(tmp_path, "-e", f"inject={call}:error={error}")
+    assert any("(INJECTED)" in line for line in lines)
+    assert (exit_code, stderr) == (0, "")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == expected
+
+
+@pytest.mark.parametrize("when", [2, 5, 20])
+def test_a_disk_that_cannot_be_read_is_named(tmp_path: Path, expected: bytes, when: int) -> None:
+    calls = ("-e", "trace=preadv2,pread64", "-e", f"inject=preadv2:error=EIO:when={when}")
+    exit_code, stderr, lines = traced(tmp_path, *calls)
+    assert any("(INJECTED)" in line for line in lines)
+    assert exit_code == 3, stderr
+    assert stderr.startswith("error: ")
+    assert "model.safetensors" in stderr
+    assert not (tmp_path / "out").exists()
+    again, said, _ = traced(tmp_path)
+    assert again == 0, said
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == expected

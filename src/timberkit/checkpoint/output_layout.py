@@ -115,9 +115,22 @@ def plan_output(instruct: Checkpoint, dtype: str | None) -> OutputLayout:
         raise ValueError(
             f"output dtype {dtype!r}: expected one of {', '.join(sorted(FLOAT_DTYPES))}"
         )
+    _refuse_equal_names(instruct)
     shards = tuple(_plan_shard(shard, dtype) for shard in instruct.shards)
     tensors = {entry.name: entry for shard in shards for entry in shard.tensors}
     return OutputLayout(shards, MappingProxyType(tensors))
+
+
+def _refuse_equal_names(instruct: Checkpoint) -> None:
+    """Raise CheckpointError for shards that are one file where names do not tell case."""
+    seen: dict[str, str] = {}
+    for shard in instruct.shards:
+        other = seen.setdefault(shard.name.casefold(), shard.name)
+        if other != shard.name:
+            raise CheckpointError(
+                f"{instruct.folder}: the shards {other!r} and {shard.name!r} differ in case only,"
+                " and would be one file on some file systems; rename one, in the index too"
+            )
 
 
 def copy_ranges(layout: OutputLayout, instruct: Checkpoint, refined: Set[str]) -> list[CopyRange]:

@@ -34,8 +34,8 @@ def run_in_stage(
     """Open the stage of an output, do the work in it; whether an earlier run was continued.
 
     ``work`` publishes at its end; it is left out where a killed run had come so far. Raises what
-    ``Stage.open`` and ``work`` do. Ctrl-C becomes InterruptedRunError and keeps the stage; after a
-    SpectrumError no later run could finish it, so it is removed.
+    ``Stage.open`` and ``work`` do. Ctrl-C and a lack of memory become InterruptedRunError and keep
+    the stage; after a SpectrumError no later run could finish it, so it is removed.
     """
     with Stage.open(output, digest=digest, description=description, overwrite=overwrite) as stage:
         resumed, hopeless = stage.resumed, None
@@ -46,6 +46,12 @@ def run_in_stage(
             raise InterruptedRunError(
                 f"{output}: stopped before the end; the same command continues from here, and"
                 f" timberkit clean {stage.output.parent} throws the unfinished work away"
+            ) from None
+        except MemoryError:
+            raise InterruptedRunError(
+                f"{output}: no memory was left, under a limit of this process or of the machine;"
+                " timberkit plan says what a worker takes; the same command continues from here,"
+                " with --workers 1 in the least memory"
             ) from None
         except SpectrumError as error:
             hopeless = error

@@ -48,6 +48,13 @@ def test_header_with_format_is_taken_over_byte_for_byte(tmp_path: Path) -> None:
     assert shard.tensors == instruct.shards[0].tensors
 
 
+def test_shards_that_differ_in_case_only_are_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "one.safetensors")
+    save_file({"b": torch.ones(1)}, tmp_path / "One.safetensors")
+    with pytest.raises(CheckpointError, match="differ in case only"):
+        plan_output(open_checkpoint(tmp_path), None)
+
+
 def test_odd_but_valid_header_with_format_is_not_tidied(tmp_path: Path) -> None:
     text = b'{"a" : {"dtype":"U8","shape":[1],"data_offsets":[0,1]},"__metadata__":{"format":"pt"}}'
     header = struct.pack("<Q", len(text)) + text
