@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from timberkit.engine.in_memory import refine_state_dicts
     from timberkit.engine.in_model import refine_model
     from timberkit.engine.run import RefineResult, plan, refine
+    from timberkit.engine.several import SeveralResult
     from timberkit.engine.verify import VerifyReport, verify
     from timberkit.evaluation.run import evaluate
     from timberkit.rollouts import read_rollouts
@@ -35,6 +36,7 @@ _HOMES = {
     "AnalysisResult": "timberkit.engine.analyze",
     "DiffReport": "timberkit.engine.diff",
     "RefineResult": "timberkit.engine.run",
+    "SeveralResult": "timberkit.engine.several",
     "VerifyReport": "timberkit.engine.verify",
     "analyze": "timberkit.study.analysis",
     "diff": "timberkit.engine.diff",
@@ -55,6 +57,7 @@ __all__ = [
     "AnalysisResult",
     "DiffReport",
     "RefineResult",
+    "SeveralResult",
     "VerifyReport",
     "analyze",
     "diff",
