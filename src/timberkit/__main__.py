@@ -12,9 +12,12 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    from timberkit.cli import main as run
+    try:
+        from timberkit.cli import main as run
 
-    run()
+        run()
+    except KeyboardInterrupt:  # while the modules are loaded: nothing has begun
+        sys.exit(4)
 
 
 if __name__ == "__main__":

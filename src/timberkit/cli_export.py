@@ -19,7 +19,9 @@ from timberkit.cli_options import (
     Layers,
     Method,
     Mu,
+    PairName,
     Variants,
+    chosen_pair,
     refine_recipe_of,
     split_names,
     stoppable,
@@ -37,6 +39,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; must not exist [stdout].")
     ] = None,
+    pair: PairName = None,
     config: Config = None,
     method: Method = None,
     mu: Mu = None,
@@ -59,9 +62,9 @@ def export(
     if not mergekit:
         raise UsageError("no format named; add: --mergekit")
     recipe = refine_recipe_of(
-        base, instruct, config, None, method=method, mu=mu, variants=variant or None,
-        families=split_names(families), layers=layers, include=include or None,
-        exclude=exclude or None, dtype=dtype,
+        base, instruct, config, chosen_pair(pair, base, instruct), command="export",
+        method=method, mu=mu, variants=variant or None, families=split_names(families),
+        layers=layers, include=include or None, exclude=exclude or None, dtype=dtype,
     )  # fmt: skip
     from timberkit.engine.mergekit_export import mergekit_config
     from timberkit.engine.sources import open_pair

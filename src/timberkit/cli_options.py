@@ -172,8 +172,8 @@ def merged(fields: dict[str, Any], given: dict[str, Any], *, command: str) -> di
     missing = [name.upper() for name in ("base", "instruct") if name not in fields]
     if missing:
         raise UsageError(
-            f"{' and '.join(missing)} not given; write: timberkit {command} BASE INSTRUCT -o OUT,"
-            " name them in --config, or choose a --pair"
+            f"{' and '.join(missing)} not given; write: timberkit {command} BASE INSTRUCT, name"
+            " them in --config, or choose a --pair"
         )
     return fields
 
@@ -184,7 +184,13 @@ def print_json(value: object) -> None:
 
 
 def refine_recipe_of(
-    base: str | None, instruct: str | None, config: Path | None, pair: Pair | None, **flags: Any
+    base: str | None,
+    instruct: str | None,
+    config: Path | None,
+    pair: Pair | None,
+    *,
+    command: str = "refine",
+    **flags: Any,
 ) -> RefineRecipe:
     """One recipe from a file and the flags given, which override the file's fields."""
     if pair is not None:
@@ -202,5 +208,5 @@ def refine_recipe_of(
         for name in ("variants", *PARAMETERS):
             fields.pop(name, None)
     origin = origin.with_flags(given)
-    fields = merged(fields, given, command="refine")
+    fields = merged(fields, given, command=command)
     return build_recipe(fields, where=origin)

@@ -324,6 +324,7 @@ def _result_fields(result: RefineResult) -> dict[str, Any]:
         "folders": {name: str(folder) for name, folder in result.folders.items()},
         "resumed": result.resumed,
         "conversions": dict(result.conversions),
+        "cautions": list(result.cautions),
         "seconds": result.seconds,
         "copied": result.plan.copy_reasons,
         "base_only": result.plan.base_only,

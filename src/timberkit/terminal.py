@@ -144,7 +144,8 @@ def show_plan(console: Console, plan: RefinementPlan, needs: Estimate) -> None:
     console.print(_families_table(plan, "Refined"))
     copies = ", ".join(f"{reason} ({count})" for reason, count in plan.copy_reasons.items())
     if copies:
-        console.print(f"Copied from Instruct bit for bit: {copies}.")
+        kept = _kept(plan)
+        console.print(f"{kept[0].upper()}{kept[1:]}: {copies}.")
     for tensor in plan.other_vocabulary:
         console.print(
             Text(
@@ -187,15 +188,14 @@ def show_conversions(console: Console, pair: OpenPair) -> None:
             f" {size(found[which].size_bytes)}.",
             markup=False,
         )
-    _warn_of_rounding(console, pair.conversions)
+    from timberkit.engine.sources import cautions
+
+    _show_cautions(console, cautions(pair))
 
 
-def _warn_of_rounding(console: Console, conversions: Mapping[str, str]) -> None:
-    from timberkit.engine.sources import rounding_caution
-
-    caution = rounding_caution(conversions)
-    if caution:
-        console.print(f"Warning: {caution}", markup=False)
+def _show_cautions(console: Console, sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        console.print(f"Warning: {sentence}", markup=False)
 
 
 def _show_fused(console: Console, plan: RefinementPlan) -> None:
@@ -274,18 +274,30 @@ def show_result(console: Console, result: RefineResult) -> None:
         ]
         table.add_row(Text(variant), str(len(changes)), *_medians(changes))
     console.print(table)
+    for variant in result.folders:
+        done = [c for t in result.tensors for c in t.matrix.changes if c.variant == variant]
+        if done and not any(change.correction for change in done):
+            console.print(f"{variant} changes nothing: its weights are Instruct's as they are.")
     copied = sum(tensor.action == "copy" for tensor in result.plan.tensors)
     reasons = ", ".join(f"{reason} ({n})" for reason, n in result.plan.copy_reasons.items())
     console.print(
         "Medians over matrices: size of the correction relative to the weight, rounding of the"
         " output relative to the correction, share of elements that differ from Instruct's.",
     )
-    console.print(f"{copied} tensors copied from Instruct bit for bit: {reasons}.")
+    if copied:
+        console.print(f"{copied} tensors {_kept(result.plan)}: {reasons}.")
     if result.plan.base_only:
         console.print(f"{len(result.plan.base_only)} tensors only in Base were not written.")
-    _warn_of_rounding(console, result.conversions)
+    _show_cautions(console, result.cautions)
     resumed = ", continued from an earlier run" if result.resumed else ""
     console.print(f"{result.output}: done in {duration(result.seconds)}{resumed}.")
+
+
+def _kept(plan: RefinementPlan) -> str:
+    """What becomes of the tensors that are not refined."""
+    if "not adapted" in plan.copy_reasons:
+        return "not refined (Base's, with the adapter's delta where they have one)"
+    return "copied from Instruct bit for bit"
 
 
 def _medians(changes: Sequence[ChangeRecord]) -> list[str]:
@@ -326,7 +338,9 @@ def show_analysis(console: Console, result: AnalysisResult, *, can_draw: bool) -
         console.print(line)
     if result.analysis.hidden_states:
         console.print(_hidden_states_table(result))
-    _warn_of_rounding(console, result.conversions)
+    from timberkit.engine.sources import rounding_caution
+
+    _show_cautions(console, [text for text in [rounding_caution(result.conversions)] if text])
     resumed = ", continued from an earlier run" if result.resumed else ""
     console.print(f"{result.output}: done in {duration(result.seconds)}{resumed}.")
     page = result.output / "report.html"

@@ -107,9 +107,10 @@ def test_commands_take_an_adapter_and_say_so(
     assert (out / "chat_template.jinja").read_text() == "of the adapter"
     assert not (out / "adapter_config.json").exists()
     assert checkpoints.manifest(out)["sources"]["instruct"]["adapter"] == "lora"
-    assert (
-        "adapter (local folder), converted from a LoRA adapter" in (out / "README.md").read_text()
-    )
+    card = (out / "README.md").read_text()
+    assert "adapter (local folder), converted from a LoRA adapter" in card
+    assert "What a LoRA adapter adds to its Base" in card
+    assert "those of Instruct" not in card
     assert commands.run("verify", out, "--all").exit_code == 0
     serial = tmp_path / "serial"
     assert commands.run("refine", base, adapter, "-o", serial, "--workers", "1").exit_code == 0
@@ -244,3 +245,43 @@ def _sapling() -> tuple[Path, Path]:
     from timberkit.sapling import base_folder, instruct_folder
 
     return base_folder(), instruct_folder()
+
+
+def test_an_adapter_that_names_another_base_is_cautioned_about(
+    commands: Commands, tmp_path: Path
+) -> None:
+    base, adapter = save_adapted("plain", tmp_path)
+    file = adapter / "adapter_config.json"
+    config = json.loads(file.read_text())
+    for named, cautioned in (("org/another-model", True), ("/home/me/Base", False), (None, False)):
+        file.write_text(json.dumps({**config, "base_model_name_or_path": named}))
+        said = commands.run("plan", base, adapter).stdout
+        assert ("trained on another-model" in said or f"trained on {named}" in said) is cautioned
+
+
+def test_a_refined_adapter_names_no_path_of_this_machine(
+    commands: Commands, checkpoints: type[Checkpoints], tmp_path: Path
+) -> None:
+    base, adapter = save_adapted("plain", tmp_path)
+    file = adapter / "adapter_config.json"
+    config = json.loads(file.read_text())
+    for named, expected in ((str(tmp_path / "base"), "base"), ("org/model", "org/model")):
+        file.write_text(json.dumps({**config, "base_model_name_or_path": named}))
+        out = tmp_path / expected.replace("/", "-out-")
+        out = out.with_name(f"{out.name}-refined")
+        done = commands.run("refine", base, adapter, "-o", out, "--as-adapter")
+        assert done.exit_code == 0, done.stderr
+        assert "copied" not in done.stdout
+        written = (out / "adapter_config.json").read_text()
+        assert json.loads(written)["base_model_name_or_path"] == expected
+        assert str(tmp_path) not in written
+        assert commands.run("verify", out).exit_code == 0
+
+
+def test_a_method_that_changes_nothing_is_said(commands: Commands, tmp_path: Path) -> None:
+    base, adapter = save_adapted("plain", tmp_path)
+    done = commands.run(
+        "refine", base, adapter, "-o", tmp_path / "out", "--method", "merge", "--mu", 1
+    )
+    assert "merge_mu1 changes nothing" in done.stdout
+    assert "not refined (Base's, with the adapter's delta" in done.stdout

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from timberkit import cli, cli_analyze
+from timberkit import cli, cli_analyze, cli_refine
 from timberkit.engine import estimate
 from timberkit.engine.estimate import Calibration
 from timberkit.errors import UsageError
@@ -89,7 +89,7 @@ def test_a_plan_of_the_embedded_pair_is_that_of_its_folders() -> None:
     assert by_name["shapes_from"] == "From the headers of the shipped files."
 
 
-@pytest.mark.parametrize(("module", "command"), [(cli, "refine"), (cli_analyze, "analyze")])
+@pytest.mark.parametrize(("module", "command"), [(cli_refine, "refine"), (cli_analyze, "analyze")])
 def test_other_commands_take_the_ids_as_if_they_were_given(
     module: Any, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

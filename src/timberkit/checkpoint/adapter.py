@@ -11,16 +11,20 @@ for beyond that is refused by name, and nothing of it is run as a pattern.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from timberkit.checkpoint.header import json_object, read_shard, shown
 from timberkit.checkpoint.index import LARGEST_CONFIG_BYTES, contained, read_limited
 from timberkit.checkpoint.layout import FLOAT_DTYPES, Checkpoint, TensorEntry
+from timberkit.checkpoint.model_card import HUB_ID
+from timberkit.checkpoint.source import ResolvedSource, public_name
+from timberkit.checkpoint.writer import write_file
 from timberkit.errors import CheckpointError, PairMismatchError
 
 CONFIG = "adapter_config.json"
@@ -121,6 +125,32 @@ def open_weights(folder: Path) -> Checkpoint:
     """The one weight file of an adapter as a checkpoint; CheckpointError where it is broken."""
     shard = read_shard(contained(folder, WEIGHTS), WEIGHTS)
     return Checkpoint(folder, (shard,), {entry.name: entry for entry in shard.tensors}, None, {})
+
+
+def name_base(folder: Path, base: ResolvedSource) -> None:
+    """Write the Base of an adapter into its configuration, without a path of this machine.
+
+    A Hub id with its revision; of a local folder what the adapter named before, unless that is a
+    path too: then its last part. Not synced.
+    """
+    path = folder / CONFIG
+    config = json_object(path.read_bytes(), str(path))
+    named = config.get("base_model_name_or_path")
+    if base.is_hub:
+        config |= {"base_model_name_or_path": base.location, "revision": base.revision}
+    elif not (isinstance(named, str) and HUB_ID.fullmatch(named)):
+        config["base_model_name_or_path"] = public_name(base)
+    write_file(path, json.dumps(config, indent=2, sort_keys=True).encode())
+
+
+def trained_on(adapter: Adapter) -> str | None:
+    """What the adapter's configuration names as its Base: a Hub id, or the last part of a path."""
+    path = contained(adapter.folder, CONFIG)
+    config = json_object(read_limited(path, LARGEST_CONFIG_BYTES), str(path))
+    named = config.get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        return None
+    return named if HUB_ID.fullmatch(named) else PurePath(named).name
 
 
 def _check_config(path: Path, config: Mapping[str, Any]) -> None:

@@ -40,6 +40,18 @@ _LONGEST_PIPELINE_TAG = 64
 _MARKS = re.compile(r"([\\`*_\[\]<>|#&~!$])")
 
 
+_FROM_MODEL = """\
+An Instruct model edited with the help of its Base, without training. In each refined weight the
+difference `W_instruct - W_base`, the delta, was treated as the method says; all other tensors are
+those of Instruct, bit for bit unless another dtype was asked for. Tokenizer, template and
+configuration are those of Instruct."""
+_FROM_ADAPTER = """\
+What a LoRA adapter adds to its Base, edited without training. In each refined weight the delta, the
+product of the adapter's factors, was treated as the method says; other weights that it adapts have
+theirs whole, all others are Base's. Configuration and licence are those of Base, tokenizer and
+template those of the adapter where it has them."""
+
+
 @dataclass(frozen=True, slots=True)
 class CardSource:
     """One source as the card names it: a hub id, or a local folder of which only the name shows.
@@ -125,13 +137,15 @@ def write_model_card(
     pipeline_tag: str | None = None,
     caution: str = "",
     adapter: bool = False,
+    from_adapter: bool = False,
 ) -> None:
     """Write ``target/README.md``; not synced.
 
     ``explanation`` says in a sentence what the method does, ``reference`` where it comes from.
     ``command`` is the argument vector that makes the output again, ``licence`` what
     ``read_licence`` found with Instruct, ``pipeline_tag`` what ``read_pipeline_tag`` did,
-    ``caution`` a sentence that a reader should not miss; ``adapter``: a LoRA adapter for Base.
+    ``caution`` a sentence that a reader should not miss; ``adapter``: it is a LoRA adapter for
+    Base; ``from_adapter``: Instruct is one.
     ``base_model`` names hub ids only: a local folder's name would point at a stranger's
     repository. Raises InterruptedRunError when the disk is full.
     """
@@ -142,7 +156,7 @@ def write_model_card(
     )
     body = _body(
         base, instruct, method, explanation, reference, parameters, families, tool_version, command,
-        caution,
+        caution, _FROM_ADAPTER if from_adapter else _FROM_MODEL,
     )  # fmt: skip
     write_file(target / CARD_NAME, f"---\n{front_matter}---\n\n{body}".encode())
 
@@ -202,6 +216,7 @@ def _body(
     tool_version: str,
     command: Sequence[str],
     caution: str,
+    origin: str,
 ) -> str:
     settings = ", ".join(f"{name} = {value}" for name, value in parameters.items()) or "none"
     rows = {
@@ -226,10 +241,7 @@ def _body(
     return f"""\
 # {_shown(instruct)}, refined with {escape_markdown(method)}
 
-An Instruct model edited with the help of its Base, without training. In each refined weight the
-difference `W_instruct - W_base`, the delta, was treated as the method says; all other tensors are
-those of Instruct, bit for bit unless another dtype was asked for. Tokenizer, template and
-configuration are those of Instruct.
+{origin}
 
 Evaluation results on the cards of the sources do not hold for this model: measure it yourself.
 {warning}

@@ -228,7 +228,8 @@ def check_unchanged(checkpoint: Checkpoint, expected: Mapping[str, Mapping[str, 
         shards = ", ".join(sorted(set(found) ^ set(expected))[:5])
         raise CheckpointError(
             f"{checkpoint.folder}: the source was changed while it was in use: shards were added"
-            f" or removed ({shards}); start again with an empty output folder"
+            f" or removed ({shards}); throw the unfinished run away (timberkit clean FOLDER)"
+            " and start again"
         )
     for shard in checkpoint.shards:
         for field, value in found[shard.name].items():
@@ -237,8 +238,15 @@ def check_unchanged(checkpoint: Checkpoint, expected: Mapping[str, Mapping[str, 
 
 
 def _changed(path: Path, field: str, found: object, expected: object) -> CheckpointError:
+    what = {
+        "mtime_ns": "its time of change",
+        "size_bytes": "its size",
+        "header_sha256": "its header",
+    }
+    sizes = field == "size_bytes" and isinstance(expected, int)
+    shown = f" ({found} bytes, {expected} before)" if sizes else ""
     return CheckpointError(
-        f"{path}: the source was changed while it was in use: {field} is {found}, expected"
-        f" {expected}; tensors read before and after would not belong together; restore the file"
-        " or start again with an empty output folder"
+        f"{path}: the source was changed while it was in use: {what[field]} is another{shown};"
+        " tensors read before and after would not belong together; restore the file, or throw the"
+        " unfinished run away (timberkit clean FOLDER) and start again"
     )

@@ -42,8 +42,8 @@ def no_weights(folder: Path, names: Sequence[str]) -> CheckpointError:
         return CheckpointError(
             f"{folder}: found an adapter (adapter_config.json), expected whole weights;"
             " a LoRA adapter can take the place of INSTRUCT in refine, plan, analyze and verify;"
-            " elsewhere merge it into its model first, with peft's"
-            " model.merge_and_unload().save_pretrained(FOLDER)"
+            " elsewhere merge it first: timberkit refine BASE ADAPTER -o FOLDER --method merge --mu"
+            " 1"
         )
     if pickles:
         return CheckpointError(
@@ -128,7 +128,8 @@ def _conversion(pickles: Iterable[str]) -> str:
     """What turns these pickles into safetensors."""
     if any(re.fullmatch(r"pytorch_model.*\.bin", name) for name in pickles):
         return (
-            "read them with --allow-pickle, which runs no code of theirs, or convert a model that"
+            "refine, plan, analyze, diff and verify read them with --allow-pickle, which runs no"
+            " code of theirs; or convert a model that"
             f" you trust, in its folder: {CONVERT}"
         )
     return (

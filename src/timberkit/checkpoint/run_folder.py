@@ -16,6 +16,7 @@ from typing import Any
 
 from timberkit.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from timberkit.checkpoint.stage_folder import cannot_create, read_note, write_note
+from timberkit.checkpoint.writer import sync_file, sync_folder
 from timberkit.errors import (
     InterruptedRunError,
     OutputExistsError,
@@ -60,12 +61,15 @@ def write_json(path: Path, fields: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Likewise for any text."""
+    """Likewise for any text; on the disk before it has the name."""
     draft = path.with_name(f"{path.name}.draft")
     try:
         draft.write_text(text, encoding="utf-8")
+        sync_file(draft)
         draft.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
+        draft.unlink(missing_ok=True)
         raise _refused(path, error) from None
 
 
@@ -134,5 +138,8 @@ def _take(lock: int, path: Path, doing: str) -> None:
             f"{path}: the file system gives no locks ({error.strerror}), so two runs could write"
             " the same files; choose a folder on another file system"
         ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, json.dumps({"pid": os.getpid()}).encode(), 0)
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, json.dumps({"pid": os.getpid()}).encode(), 0)
+    except OSError as error:
+        raise _refused(path, error) from None

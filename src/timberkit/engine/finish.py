@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from timberkit import records
-from timberkit.checkpoint.adapter import LORA
+from timberkit.checkpoint.adapter import LORA, name_base
 from timberkit.checkpoint.manifest import list_output_files, read_manifest, write_manifest
 from timberkit.checkpoint.model_card import (
     CardSource,
@@ -56,7 +56,9 @@ def finish_outputs(
         own = pair.weights["instruct"] if pair.recipe.as_adapter else pair.instruct
         copied = copy_sidecars(own, folder, dtype=dtype, base_folder=pair.base.folder)
         skipped = dict(copied.skipped)
-        if pair.adapter is not None and not pair.recipe.as_adapter:
+        if pair.adapter is not None and pair.recipe.as_adapter:
+            name_base(folder, pair.base_source)
+        elif pair.adapter is not None:
             copy_tokenizer(pair.adapter.folder, folder)
         _write_card(folder, pair, variant)
     ordered = sorted(found.values(), key=_place)
@@ -168,6 +170,7 @@ def _write_card(folder: Path, pair: OpenPair, variant: AnyVariant) -> None:
         pipeline_tag=read_pipeline_tag(pair.instruct.folder),
         caution=rounding_caution(pair.conversions),
         adapter=pair.recipe.as_adapter,
+        from_adapter=pair.adapter is not None,
     )
 
 

@@ -37,7 +37,9 @@ def mergekit_config(pair: OpenPair) -> dict[str, Any]:
     recipe = pair.recipe
     if len(recipe.variants) != 1:
         given = ", ".join(variant_name(variant) for variant in recipe.variants)
-        raise UsageError(f"variants: found {given}; a mergekit file makes one model: name one")
+        raise UsageError(
+            f"variants: found {given}; a mergekit file makes one model: name one with --variant"
+        )
     plan = plan_pair(pair)
     gains = _gains(plan)
     names = list(pair.instruct.tensors)

@@ -44,7 +44,7 @@ from timberkit.engine.pair_runs import (
 from timberkit.engine.plan import RefinementPlan
 from timberkit.engine.progress import ProgressCallback
 from timberkit.engine.shared_folders import stage_folders
-from timberkit.engine.sources import ANY, Opening, open_pair
+from timberkit.engine.sources import ANY, Opening, cautions, open_pair
 from timberkit.engine.staging import run_in_stage
 from timberkit.errors import ResourceError, UsageError
 
@@ -67,6 +67,8 @@ class RefineResult:
     seconds: float
     conversions: Mapping[str, str] = field(default_factory=dict)
     """As of ``OpenPair``: which sources were converted, and from what."""
+    cautions: tuple[str, ...] = ()
+    """Sentences about the sources that a user should know."""
 
 
 def recipe_of(
@@ -247,6 +249,7 @@ def result_of(run: PairRun, output: Path, *, resumed: bool, seconds: float) -> R
         resumed=resumed,
         seconds=seconds,
         conversions=run.pair.conversions,
+        cautions=cautions(run.pair),
     )
 
 

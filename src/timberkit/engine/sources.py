@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from timberkit.checkpoint.adapter import Adapter, is_adapter, open_adapter
+from timberkit.checkpoint.adapter import Adapter, is_adapter, open_adapter, trained_on
 from timberkit.checkpoint.conversion import Foreign, converted, planned
 from timberkit.checkpoint.dequantise import quantised_model
 from timberkit.checkpoint.index import open_checkpoint
@@ -153,6 +153,23 @@ def rounding_caution(conversions: Mapping[str, str]) -> str:
         " rounding took from the weights does not come back, and lies in the delta, mostly in the"
         " tail that is cut. The unquantised original is the better source."
     )
+
+
+def cautions(pair: OpenPair) -> tuple[str, ...]:
+    """What a user should know of the sources: sentences, mostly none."""
+    found = [rounding_caution(pair.conversions)]
+    if pair.adapter is not None:
+        named, base = trained_on(pair.adapter), public_name(pair.base_source)
+        if named is not None and _last(named) != _last(base):
+            found.append(
+                f"The adapter says that it was trained on {named}, and BASE is {base}: make sure"
+                " that they are one model."
+            )
+    return tuple(sentence for sentence in found if sentence)
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2].lower()
 
 
 def _foreign(folder: Path, opening: Opening) -> Foreign | None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from timberkit.checkpoint.stage import Stage, remove_stage
@@ -45,7 +46,8 @@ def run_in_stage(
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 f"{output}: stopped before the end; the same command continues from here, and"
-                f" timberkit clean {stage.output.parent} throws the unfinished work away"
+                f" timberkit clean {quote(str(stage.output.parent))} throws the unfinished work"
+                " away"
             ) from None
         except MemoryError:
             raise InterruptedRunError(

@@ -415,8 +415,8 @@ def test_missing_folder_and_file_in_its_place_are_source_errors(tmp_path: Path) 
         (["pytorch_model.bin"], "save_file"),
         (["model.pth", "config.json"], "pickles are refused"),
         (["model-q4.gguf"], "GGUF"),
-        (["adapter_config.json", "adapter_model.safetensors"], "merge_and_unload"),
-        (["adapter_config.json", "adapter_model.bin"], "merge_and_unload"),
+        (["adapter_config.json", "adapter_model.safetensors"], "merge it first"),
+        (["adapter_config.json", "adapter_model.bin"], "merge it first"),
     ],
 )
 def test_folder_without_weights_is_explained(tmp_path: Path, files: list[str], said: str) -> None:

@@ -200,16 +200,16 @@ def test_changed_time_size_header_and_shards_are_noticed(checkpoint: Checkpoint)
     changed = "source was changed while it was in use"
     with pytest.raises(CheckpointError, match=f"{changed}: shards"):
         check_unchanged(checkpoint, {})
-    with pytest.raises(CheckpointError, match=f"{changed}: size_bytes"):
+    with pytest.raises(CheckpointError, match=f"{changed}: its size"):
         check_unchanged(checkpoint, {"model.safetensors": {}})
     os.utime(path, ns=(1, 1))
-    with pytest.raises(CheckpointError, match=f"{changed}: mtime_ns"):
+    with pytest.raises(CheckpointError, match=f"{changed}: its time of change"):
         check_unchanged(checkpoint, before)
     path.write_bytes(original.replace(b"vector", b"Vector"))
-    with pytest.raises(CheckpointError, match=f"{changed}: header_sha256"):
+    with pytest.raises(CheckpointError, match=f"{changed}: its header"):
         check_unchanged(checkpoint, before)
     path.write_bytes(original + b"\0")
-    with pytest.raises(CheckpointError, match=f"{changed}: size_bytes"):
+    with pytest.raises(CheckpointError, match=f"{changed}: its size"):
         check_unchanged(checkpoint, before)
 
 
