@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.support.adapters import CASES, merged, save_adapted
 
 import timberkit
-from timberkit.errors import UsageError
+from timberkit.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Checkpoints, Commands
@@ -221,6 +221,39 @@ def test_a_refined_adapter_that_was_changed_is_noticed(tmp_path: Path) -> None:
         save_file({**right, name: right[name] * 1.5}, file, {"format": "pt"})
         failed = [c.name for c in timberkit.verify(out, every=True).checks if not c.passed]
         assert ("oracle", "copies")[which] in failed
+
+
+def test_layers_of_a_refined_adapter_are_the_model_s(tmp_path: Path) -> None:
+    base, adapter = save_adapted("plain", tmp_path)
+    options = {"variants": "ramp:first=0.2,last=0.8", "layers": "0"}
+    plans = [timberkit.plan(base, adapter, as_adapter=flag, **options) for flag in (False, True)]
+    assert [plan.layers for plan in plans] == [2, 2]
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_trained_biases_come_along(tmp_path: Path, bias: str) -> None:
+    base, adapter = save_adapted("biases", tmp_path, bias=bias)
+    timberkit.refine(base, adapter, tmp_path / "out", method="merge", mu=1)
+    found, theirs = load_file(tmp_path / "out" / FILE), merged(base, adapter)
+    for name in found:
+        assert torch.allclose(found[name].float(), theirs[name].float(), rtol=2**-7, atol=1e-3), (
+            name
+        )
+    name = "model.layers.0.self_attn.q_proj.bias"
+    assert not torch.equal(found[name], load_file(base / FILE)[name])
+    assert timberkit.verify(tmp_path / "out", every=True).passed
+
+
+def test_nan_in_a_delta_that_is_not_selected_is_named(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    base, adapter = save_adapted("plain", tmp_path)
+    file = adapter / "adapter_model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if "layers.1" in name)
+    save_file({**weights, name: weights[name] * float("nan")}, file)
+    with pytest.raises(CheckpointError, match="adapter's delta holds NaN"):
+        timberkit.refine(base, adapter, tmp_path / "out", layers="0")
 
 
 @pytest.mark.parametrize(

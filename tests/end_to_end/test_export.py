@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from architecture_zoo import save_pair
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.support.adapters import save_adapted
 
 if TYPE_CHECKING:
@@ -119,3 +119,14 @@ def test_an_existing_file_is_left_alone(
     assert "is there already" in done.error
     assert (tmp_path / "there.yaml").read_text() == "mine"
     assert commands.run("export", *pair).exit_code == 2
+
+
+def test_models_of_different_tensors_are_refused(
+    commands: Commands, checkpoints: type[Checkpoints], tmp_path: Path
+) -> None:
+    base, instruct = checkpoints.copies(tmp_path)
+    tensors = load_file(base / FILE)
+    save_file({n: t for n, t in tensors.items() if n != "model.norm.weight"}, base / FILE)
+    done = commands.run("export", base, instruct, "--mergekit", "--method", "merge", "--mu", 0.5)
+    assert done.exit_code == 2
+    assert "'model.norm.weight': is not in Base" in done.error

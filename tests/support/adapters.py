@@ -16,6 +16,8 @@ from transformers import (
     LlamaForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
 )
 
 SMALL = {
@@ -45,6 +47,10 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
         lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
         {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True, "use_rslora": True},
     ),
+    "biases": (
+        lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL)),
+        {"target_modules": ["q_proj", "o_proj"]},
+    ),
     "fused": (
         lambda: Phi3ForCausalLM(Phi3Config(**SMALL)),
         {"target_modules": ["qkv_proj", "gate_up_proj", "o_proj"]},
@@ -53,7 +59,9 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 """Name to a model and what of it is adapted, how."""
 
 
-def save_adapted(case: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> tuple[Path, Path]:
+def save_adapted(
+    case: str, folder: Path, dtype: torch.dtype = torch.bfloat16, **more: Any
+) -> tuple[Path, Path]:
     """Save a Base and an adapter for it; their folders."""
     with warnings.catch_warnings():  # peft and transformers warn of each other
         warnings.simplefilter("ignore")
@@ -61,14 +69,14 @@ def save_adapted(case: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -
         torch.manual_seed(0)
         model = build().to(dtype)
         model.save_pretrained(folder / "base")
-        adapted = get_peft_model(model, LoraConfig(r=6, **options))
+        adapted = get_peft_model(model, LoraConfig(r=6, **options, **more))
         for name, weight in adapted.named_parameters():
             if "lora_" in name:
                 # Of falling size, so that methods differ in what they keep.
                 fall = 0.7 ** torch.arange(max(weight.shape))
                 axis = fall[: weight.shape[0], None] if weight.shape[0] < weight.shape[1] else 1.0
                 weight.data = (torch.randn_like(weight.float()) * 0.05 * axis).to(weight.dtype)
-            elif "modules_to_save" in name:
+            elif "modules_to_save" in name or name.endswith(".bias"):
                 weight.data += torch.randn_like(weight) * 0.01
         adapted.save_pretrained(folder / "adapter")
     return folder / "base", folder / "adapter"

@@ -14,15 +14,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from timberkit.checkpoint.families import classify
 from timberkit.checkpoint.header import json_object, read_shard, shown
 from timberkit.checkpoint.index import LARGEST_CONFIG_BYTES, contained, read_limited
 from timberkit.checkpoint.layout import FLOAT_DTYPES, Checkpoint, TensorEntry
 from timberkit.checkpoint.model_card import HUB_ID
+from timberkit.checkpoint.reader import read_tensor
 from timberkit.checkpoint.source import ResolvedSource, public_name
 from timberkit.checkpoint.writer import write_file
 from timberkit.errors import CheckpointError, PairMismatchError
@@ -53,6 +55,8 @@ _NEITHER: Mapping[str, str] = {
     "kasa_config": "KaSA",
 }
 """Settings that make a delta something else than B A, and what they mean."""
+_PLAIN_STARTS = (None, True, False, "gaussian", "eva")
+"""Values of ``init_lora_weights`` that leave Base's weight alone, which others change in peft."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,7 @@ def open_adapter(folder: Path, base: Checkpoint) -> Adapter:
     updates = {
         name: _update(folder, name, found, tensors, base, config) for name, found in factors.items()
     }
+    _refuse_half_a_tie(folder, {*updates, *whole}, base)
     if not updates:
         raise CheckpointError(f"{folder}: {WEIGHTS} holds no lora_A and lora_B; no LoRA adapter")
     return Adapter(folder, weights, updates, whole)
@@ -166,6 +171,14 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
                 f"{path}: {setting} is set ({meaning}), expected a plain LoRA; merge it into its"
                 " model first, with peft's model.merge_and_unload().save_pretrained(FOLDER)"
             )
+    start = config.get("init_lora_weights")
+    if not any(start is plain or start == plain for plain in _PLAIN_STARTS):
+        raise CheckpointError(
+            f"{path}: init_lora_weights is {shown(start)}, which starts from another Base than the"
+            " one that is stored (peft changes it as it loads), so that W + B A is not the model;"
+            " have peft convert the adapter (path_initial_model_for_weight_conversion), or merge it"
+            " into its model first"
+        )
     for pattern in ("alpha_pattern", "rank_pattern"):
         found = config.get(pattern) or {}
         wrong = [key for key in found if not _PLAIN_PATTERN.fullmatch(key)] if _is_map(found) else 0
@@ -186,6 +199,7 @@ def _sorted_out(
     """Factors and whole weights by the tensor of Base that they are for."""
     factors: dict[str, dict[str, tuple[str, bool]]] = {}
     whole: dict[str, str] = {}
+    kept: dict[str, str] = {}
     for name, entry in tensors.items():
         if entry.dtype not in FLOAT_DTYPES:
             raise CheckpointError(
@@ -196,10 +210,20 @@ def _sorted_out(
         if suffix is not None:
             which, embedded = _FACTORS[suffix]
             weight = f"{path.removesuffix(suffix)}.weight"
-            factors.setdefault(weight, {})[which] = (name, embedded)
-        elif ".base_layer." not in path:
-            # A base layer is Base's own weight, which peft keeps beside factors of an embedding.
-            whole[path.replace(".modules_to_save.", ".")] = name
+            if which in factors.setdefault(weight, {}):
+                raise CheckpointError(f"{folder}: {shown(weight)} has {which} twice, expected once")
+            factors[weight][which] = (name, embedded)
+        elif path.endswith(".base_layer.weight"):
+            # Base's own weight, which peft keeps beside the factors of an embedding.
+            kept[path.replace(".base_layer.", ".")] = name
+        else:
+            whole[path.replace(".modules_to_save.", ".").replace(".base_layer.", ".")] = name
+    twice = sorted(factors.keys() & whole.keys())
+    if twice:
+        raise CheckpointError(
+            f"{folder}: {shown(twice[0])} has factors and a weight of its own, expected one of the"
+            " two; merge the adapter with peft first"
+        )
     missing = sorted(name for name in {*factors, *whole} if name not in base.tensors)
     if missing:
         raise PairMismatchError(
@@ -214,7 +238,34 @@ def _sorted_out(
                 f" Base {list(base.tensors[weight].shape)}, expected equal shapes; a vocabulary"
                 " that was grown: merge the adapter with peft first"
             )
+    weights = Checkpoint(folder, (read_shard(folder / WEIGHTS, WEIGHTS),), tensors, None, {})
+    for weight, name in kept.items():
+        if weight not in base.tensors or not _is_equal(weights, name, base, weight):
+            raise PairMismatchError(
+                f"{folder}: {shown(name)} is not {shown(weight)} of Base; the vocabulary was grown,"
+                " or Base is another model: merge the adapter with peft first"
+            )
     return factors, whole
+
+
+def _is_equal(weights: Checkpoint, name: str, base: Checkpoint, weight: str) -> bool:
+    if weights.tensors[name].shape != base.tensors[weight].shape:
+        return False
+    found, expected = read_tensor(weights, name), read_tensor(base, weight)
+    return bool((found.double() == expected.double()).all())
+
+
+def _refuse_half_a_tie(folder: Path, changed: Set[str], base: Checkpoint) -> None:
+    """Raise PairMismatchError where only one of two tied weights that Base stores is adapted."""
+    if base.config.get("tie_word_embeddings") is not True:
+        return
+    kinds = {name: classify(name, entry.shape).kind for name, entry in base.tensors.items()}
+    tied = [name for name, kind in kinds.items() if kind in ("embedding", "head")]
+    if "head" in kinds.values() and 0 < len(changed & set(tied)) < len(tied):
+        raise PairMismatchError(
+            f"{folder}: adapts {shown(sorted(changed & set(tied))[0])} only, which config.json ties"
+            " to another weight that Base stores too; merge the adapter with peft first"
+        )
 
 
 def _update(

@@ -26,14 +26,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from timberkit.checkpoint.header import shown
 from timberkit.checkpoint.index import contained, open_checkpoint, read_config
 from timberkit.checkpoint.layout import Checkpoint, Shard
 from timberkit.checkpoint.model_card import CARD_NAME
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 CONVERTER = 1
 """Raised whenever the bytes that a conversion writes change."""
 NOTE = "conversion.json"
+_ENTRY = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}\.(building|discarded)", re.ASCII)
 SPARE_BYTES = 64 << 20
 
 OnBytes = Callable[[int, int], None]
@@ -123,14 +126,20 @@ def cache_folder() -> Path:
 def planned(foreign: Foreign) -> Checkpoint:
     """The checkpoint that a conversion would make, from shapes alone; nothing is written."""
     shards = [_planned(foreign.folder, shard) for shard in foreign.shards()]
+    _check_names(foreign.folder, shards)
     return checkpoint_of(foreign.folder, shards, _config(foreign))
 
 
 def entry_folder(foreign: Foreign) -> Path:
     """Where the converted model lies, or will."""
-    look = {"converter": CONVERTER, "kind": foreign.kind, "look": foreign.look()}
+    small = {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in _small_files(foreign.folder).items()
+    }
+    look = {"converter": CONVERTER, "kind": foreign.kind, "look": foreign.look(), "small": small}
     key = hashlib.sha256(json.dumps(look, sort_keys=True).encode()).hexdigest()[:24]
-    return cache_folder() / "converted" / key / (foreign.folder.name or "model")
+    # By its real name: an entry has one model, by whatever link that is given.
+    return cache_folder() / "converted" / key / (foreign.folder.resolve().name or "model")
 
 
 def converted(foreign: Foreign, on_bytes: OnBytes | None = None) -> Checkpoint:
@@ -140,6 +149,11 @@ def converted(foreign: Foreign, on_bytes: OnBytes | None = None) -> Checkpoint:
     the next file. Raises ResourceError when the disk has no room, CheckpointError for a source
     that is broken or changes meanwhile. Memory: one tensor. Disk: the weights once more.
     """
+    if cache_folder().resolve().is_relative_to(foreign.folder.resolve()):
+        raise ResourceError(
+            f"{cache_folder()}: the cache of converted models lies in the model's own folder"
+            f" ({foreign.folder}), which is never written to; set TIMBERKIT_CACHE elsewhere"
+        )
     model = entry_folder(foreign)
     entry = model.parent
     _make_folder(entry.parent)
@@ -171,12 +185,20 @@ class Entry:
 def find_entries() -> list[Entry]:
     """Everything in the cache, sorted; reads sizes only."""
     root = cache_folder() / "converted"
-    folders = sorted(path for path in root.glob("*") if path.is_dir() and not path.is_symlink())
+    folders = sorted(path for path in root.glob("*") if _is_entry(path))
     return [Entry(folder, sum(_sizes(folder).values())) for folder in folders]
 
 
+def _is_entry(path: Path) -> bool:
+    """Whether a conversion made it: by its name, and a finished one by its note."""
+    match = _ENTRY.fullmatch(path.name)
+    if match is None or path.is_symlink() or not path.is_dir():
+        return False
+    return match[1] is not None or (path / NOTE).is_file()
+
+
 def remove_entry(entry: Entry) -> bool:
-    """Remove an entry with its lock; False while another process builds it.
+    """Remove an entry; False while another process builds it, True where it is gone already.
 
     A run that reads it goes on with the files that it has open and fails on the next; its command
     converts again and continues.
@@ -186,8 +208,12 @@ def remove_entry(entry: Entry) -> bool:
     try:
         with lock:
             discarded = entry.path.with_name(f".{key}.discarded")
-            entry.path.rename(discarded)  # a half-removed entry must never pass for one
+            if entry.path != discarded:
+                shutil.rmtree(discarded, ignore_errors=True)  # of a removal that was killed
+                entry.path.rename(discarded)  # a half-removed entry must never pass for one
             shutil.rmtree(discarded)
+    except FileNotFoundError:
+        return True
     except Timeout:
         return False
     return True
@@ -206,6 +232,9 @@ def _build(foreign: Foreign, building: Path, name: str, on_bytes: OnBytes | None
     target = building / name
     target.mkdir(parents=True, exist_ok=True)
     shards = [(shard.name, _planned(target, shard)) for shard in foreign.shards()]
+    _check_names(foreign.folder, [shard for _, shard in shards])
+    for draft in target.glob(".*.part"):  # of a build that was killed: its room counts as free
+        draft.unlink()
     total = sum(shard.size_bytes for _, shard in shards)
     kept = sum((target / name).stat().st_size for name, _ in shards if (target / name).exists())
     _check_room(building, total - kept)
@@ -284,16 +313,36 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
 
 def _copy_small_files(foreign: Foreign, target: Path) -> None:
     """Configuration, tokenizer, template, card: what a loader and a later output need."""
-    for name, reason in {**sidecar_files(foreign.folder), CARD_NAME: ""}.items():
-        if reason or not (foreign.folder / name).is_file():
-            continue
-        path = contained(foreign.folder, name)
-        if path.stat().st_size > LARGEST_SIDECAR_BYTES:
-            continue
+    for name, path in _small_files(foreign.folder).items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         write_file(target / name, path.read_bytes())
     if foreign.config is not None:
         write_file(target / "config.json", json.dumps(foreign.config, indent=2).encode())
+
+
+def _small_files(folder: Path) -> dict[str, Path]:
+    """What lies beside the weights and is copied, by relative name."""
+    found = {}
+    for name, reason in {**sidecar_files(folder), CARD_NAME: ""}.items():
+        if not reason and (folder / name).is_file():
+            path = contained(folder, name)
+            if path.stat().st_size <= LARGEST_SIDECAR_BYTES:
+                found[name] = path
+    return found
+
+
+def _check_names(folder: Path, shards: Sequence[Shard]) -> None:
+    """Raise CheckpointError for a name that is there twice, or that the format keeps for itself."""
+    places: dict[str, str] = {}
+    for shard in shards:
+        for entry in shard.tensors:
+            other = places.setdefault(entry.name, shard.name)
+            if other != shard.name or entry.name == "__metadata__":
+                raise CheckpointError(
+                    f"{folder}: tensor {shown(entry.name)} is in the files of {other} and"
+                    f" {shard.name}, expected one place for each name, and no __metadata__; two"
+                    " exports lie together, or the files are damaged"
+                )
 
 
 def _config(foreign: Foreign) -> Mapping[str, Any]:

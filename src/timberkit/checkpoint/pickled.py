@@ -58,9 +58,11 @@ class PickledModel:
     def shards(self) -> Iterator[ForeignShard]:
         """One for each pickle, its tensors mapped."""
         tied = read_config(self.folder).get("tie_word_embeddings") is True
+        lacking = set(_weight_map(self.folder))
         for name in self.files:
             tensors, left_out = read_pickle(self.folder / name)
             self._passed_over.update(left_out)
+            lacking -= {*tensors, *left_out}
             if tied:
                 tensors = _without_tied_heads(tensors)
             yield ForeignShard(
@@ -70,6 +72,12 @@ class PickledModel:
                     tensor: Lazy(self._dtype(name, tensor, value), tuple(value.shape), value.detach)
                     for tensor, value in tensors.items()
                 },
+            )
+        if lacking:
+            raise CheckpointError(
+                f"{self.folder / INDEX}: lists {len(lacking)} tensors that no file holds, such as"
+                f" {shown(sorted(lacking)[0])}; index and files come from different exports, or the"
+                " download is incomplete: download both again"
             )
 
     def left_out(self) -> tuple[str, ...]:
@@ -214,16 +222,30 @@ def _check_tensor(path: Path, name: str, tensor: torch.Tensor) -> None:
         )
 
 
-def _indexed(folder: Path) -> set[str]:
+def _weight_map(folder: Path) -> dict[str, Any]:
+    """Tensor to file as the index has it; empty without an index."""
+    if not (folder / INDEX).exists():
+        return {}
     path = contained(folder, INDEX)
     raw = read_limited(path, LARGEST_INDEX_BYTES)
-    weight_map = json_object(raw, str(path), object_pairs_hook=unique_keys).get("weight_map")
-    files = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    found = json_object(raw, str(path), object_pairs_hook=unique_keys).get("weight_map")
+    return found if isinstance(found, dict) else {}
+
+
+def _indexed(folder: Path) -> set[str]:
+    path = folder / INDEX
+    files = list(_weight_map(folder).values())
     wrong = [name for name in files if not (isinstance(name, str) and _FILE.fullmatch(name))]
     if wrong or not files:
         raise CheckpointError(
             f"{path}: names {shown(wrong[0]) if wrong else 'no file'}, expected files such as"
             " pytorch_model-00001-of-00002.bin beside it; the index is damaged; download it again"
+        )
+    others = {entry.name for entry in folder.iterdir() if _FILE.fullmatch(entry.name)} - set(files)
+    if others:
+        raise CheckpointError(
+            f"{path}: does not list {shown(sorted(others)[0])}, which lies beside it; two exports"
+            " lie together: remove the one that is out of date"
         )
     return set(files)
 

@@ -84,6 +84,7 @@ def plan_adapter(base: Checkpoint, adapter: Adapter, recipe: RefineRecipe) -> Re
         )
         for name in sorted(adapter.changed - refined)
         for target in (layout.tensors[name],)
+        if target.size_bytes
     ]
     return RefinementPlan(
         recipe=recipe,
@@ -109,11 +110,18 @@ def plan_factors(base: Checkpoint, adapter: Adapter, recipe: RefineRecipe) -> Re
     if recipe.dtype is not None:
         raise UsageError("as_adapter: an adapter keeps its dtype; leave --dtype out")
     selection = recipe.selection.model_copy(update={"fused": "whole"})
-    tensors = tuple(t for t in _selected(base, adapter, selection) if t.name in adapter.changed)
+    everything = _selected(base, adapter, selection)
+    tensors = tuple(tensor for tensor in everything if tensor.name in adapter.changed)
     refined = [tensor for tensor in tensors if tensor.action == "refine"]
     layout = plan_output(adapter.weights, None)
     tasks, written = [], set()
     for tensor in refined:
+        if len(tensor.shape) != 2:
+            raise UsageError(
+                f"as_adapter: {tensor.name!r} was trained whole and holds several matrices, which"
+                " only a merged model can have refined; leave --as-adapter out, or the tensor with"
+                " --exclude"
+            )
         rows, columns = tensor.shape
         target: Place
         if tensor.name in adapter.whole:
@@ -147,10 +155,10 @@ def plan_factors(base: Checkpoint, adapter: Adapter, recipe: RefineRecipe) -> Re
                 target=target,
             )
         )
-    layers = count_layers(tensors)
+    layers = count_layers(everything)
     check_places(recipe.variants, [task.position(layers) for task in tasks])
     copies = copies_of(layout, adapter.weights, written)
-    return RefinementPlan(recipe, tensors, (), layout, (*_ordered(tasks), *copies))
+    return RefinementPlan(recipe, tensors, (), layout, (*_ordered(tasks), *copies), layers)
 
 
 def _selected(

@@ -294,7 +294,13 @@ def _cast(context: JobContext, task: CastTask) -> Outcome:
 
     values = load(task.source, task.shape)
     cast = values.to(torch_dtype(task.target.dtype))
-    if bool(torch.isfinite(values).all()):  # an Inf that Instruct itself holds stays one
+    finite = bool(torch.isfinite(values).all())
+    if task.source.added is not None and not finite:
+        raise CheckpointError(
+            f"tensor {task.name!r}: its adapter's delta holds NaN or Inf, expected finite numbers;"
+            " the training that made it diverged, or the file is damaged"
+        )
+    if finite:  # an Inf that Instruct itself holds stays one
         refuse_overflow(task.name, cast)
     return Outcome(task.key, tuple(_put(folder, task.target, cast) for folder in context.folders))
 

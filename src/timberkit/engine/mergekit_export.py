@@ -41,6 +41,14 @@ def mergekit_config(pair: OpenPair) -> dict[str, Any]:
             f"variants: found {given}; a mergekit file makes one model: name one with --variant"
         )
     plan = plan_pair(pair)
+    for name, entry in pair.instruct.tensors.items():
+        other = pair.base.tensors.get(name)
+        if other is None or other.shape != entry.shape:
+            found = "is not in Base" if other is None else "has another shape in Base"
+            raise UsageError(
+                f"tensor {name!r}: {found}, and mergekit pairs all tensors by name and shape, those"
+                " that are kept too"
+            )
     gains = _gains(plan)
     names = list(pair.instruct.tensors)
     weights = _conditions(names, gains)
@@ -60,10 +68,6 @@ def _gains(plan: RefinementPlan) -> dict[str, float]:
     """The gain of each refined tensor."""
     [variant] = plan.recipe.variants
     found: dict[str, float] = {}
-    for tensor in (*plan.other_vocabulary, *plan.other_layout):
-        raise UsageError(
-            f"tensor {tensor.name!r}: is stored otherwise in Base, and mergekit pairs by name"
-        )
     for task in plan.refine_tasks:
         gain = constant_gain(at(variant, task.position(plan.layers)))
         if gain is None:

@@ -102,6 +102,8 @@ class RefinementPlan:
     base_only: tuple[str, ...]
     layout: OutputLayout
     tasks: tuple[RefineTask | CopyTask | CastTask, ...]
+    model_layers: int | None = None
+    """Layers of the model, where ``tensors`` are not all of it."""
 
     @property
     def refined(self) -> tuple[PlannedTensor, ...]:
@@ -111,7 +113,7 @@ class RefinementPlan:
     @property
     def layers(self) -> int:
         """Number of layers of the model: see ``count_layers``."""
-        return count_layers(self.tensors)
+        return count_layers(self.tensors) if self.model_layers is None else self.model_layers
 
     @property
     def refine_tasks(self) -> tuple[RefineTask, ...]:

@@ -98,6 +98,9 @@ def test_what_is_an_adapter(folder: Path, base: Checkpoint) -> None:
         ({"peft_type": "IA3"}, "peft_type is 'IA3', expected LORA"),
         ({"peft_type": None}, "expected LORA"),
         ({"use_dora": True}, "use_dora is set"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
+        ({"init_lora_weights": "olora"}, "starts from another Base"),
+        ({"init_lora_weights": ["gaussian"]}, "starts from another Base"),
         ({"lora_bias": True}, "lora_bias is set"),
         ({"target_parameters": ["experts.gate_up_proj"]}, "target_parameters is set"),
         ({"layer_replication": [[0, 2]]}, "layer_replication is set"),
@@ -139,6 +142,10 @@ def swap(name: str, value: torch.Tensor | None) -> Callable[[dict[str, torch.Ten
         (swap(f"{PREFIX}{Q}.lora_B.weight", torch.ones(4, 2)), PairMismatchError, "no delta of"),
         (swap(f"{PREFIX}{Q}.lora_A.weight", torch.ones(2, 2, 2)), PairMismatchError, "no delta"),
         (swap(f"{PREFIX}lm_head.weight", torch.ones(11, 4)), PairMismatchError, "was grown"),
+        (swap(f"{PREFIX}{Q}.weight", torch.ones(6, 4)), CheckpointError, "expected one of the two"),
+        (swap(f"{Q}.lora_A.weight", torch.ones(2, 4)), CheckpointError, "has A twice"),
+        (swap(f"{PREFIX}{E}.base_layer.weight", torch.zeros(9, 4)), PairMismatchError, "is not"),
+        (swap(f"{PREFIX}{E}.base_layer.weight", torch.ones(10, 4)), PairMismatchError, "was grown"),
         (swap(f"{PREFIX}of.elsewhere.weight", torch.ones(2)), PairMismatchError, "does not have"),
         (swap(f"{PREFIX}x.lora_A.weight", torch.ones(2, 2)), PairMismatchError, "'x.weight'"),
         (
@@ -158,6 +165,15 @@ def test_weights_that_do_not_fit_are_named(
     edit(folder, change)
     with pytest.raises(error, match=said):
         open_adapter(folder, base)
+
+
+def test_a_tied_pair_of_which_one_is_adapted_is_refused(folder: Path, base: Checkpoint) -> None:
+    config = base.folder / "config.json"
+    config.write_text(json.dumps({"tie_word_embeddings": True}))
+    assert open_adapter(folder, open_checkpoint(base.folder)).changed  # both are
+    edit(folder, swap(f"{PREFIX}lm_head.weight", None))
+    with pytest.raises(PairMismatchError, match="only, which config"):
+        open_adapter(folder, open_checkpoint(base.folder))
 
 
 def test_pickled_adapters_and_links_are_refused(

@@ -40,10 +40,11 @@ WEIGHTS = {
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own."""
-    monkeypatch.setenv("TIMBERKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, which does not exist yet."""
+    place = tmp_path_factory.mktemp("cache") / "own"
+    monkeypatch.setenv("TIMBERKIT_CACHE", str(place))
+    return place
 
 
 @pytest.fixture
@@ -255,6 +256,74 @@ def test_a_source_that_changed_is_another_entry(folder: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert path.stat().st_size == status.st_size
     assert entry_folder(model(folder)) != first  # by the checksums at the end of the archive
+
+
+def test_other_small_files_are_another_entry(folder: Path) -> None:
+    first = entry_folder(model(folder))
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    assert entry_folder(model(folder)) != first
+    assert (converted(model(folder)).folder / "chat_template.jinja").exists()
+
+
+def test_a_link_to_a_model_is_the_same_entry(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    first = converted(model(folder))
+    assert converted(model(tmp_path / "link"), lambda *_: pytest.fail("again")) == first
+
+
+def test_an_index_that_lists_what_no_file_holds_is_refused(folder: Path, cache: Path) -> None:
+    index = folder / "pytorch_model.bin.index.json"
+    listed = json.loads(index.read_text())
+    listed["weight_map"]["of.elsewhere"] = "pytorch_model-00001-of-00002.bin"
+    index.write_text(json.dumps(listed))
+    with pytest.raises(CheckpointError, match=r"lists 1 tensors that no file holds.*elsewhere"):
+        planned(model(folder))
+    with pytest.raises(CheckpointError, match="no file holds"):
+        converted(model(folder))
+    assert not list(cache.rglob("conversion.json"))
+
+
+def test_an_index_that_leaves_a_file_out_is_refused(folder: Path) -> None:
+    (folder / "pytorch_model-00003-of-00003.bin").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="does not list 'pytorch_model-00003"):
+        pickle_files(folder)
+
+
+@pytest.mark.parametrize("name", ["model.norm.bias", "__metadata__"])
+def test_a_name_twice_or_kept_by_the_format_is_refused_before_anything_is_written(
+    folder: Path, cache: Path, name: str
+) -> None:
+    (folder / "pytorch_model.bin.index.json").unlink()
+    for file in folder.glob("*.bin"):
+        torch.save({**torch.load(file), name: torch.ones(1)}, file)
+    for act in (planned, converted):
+        with pytest.raises(CheckpointError, match="expected one place for each name"):
+            act(model(folder))
+    assert not list(cache.rglob("*.safetensors"))
+
+
+def test_a_cache_in_the_model_s_own_folder_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIMBERKIT_CACHE", str(folder / "cache"))
+    with pytest.raises(ResourceError, match="is never written to"):
+        converted(model(folder))
+    assert not (folder / "cache").exists()
+
+
+def test_only_what_a_conversion_made_is_listed_and_removed(folder: Path, cache: Path) -> None:
+    converted(model(folder))
+    mine = cache / "converted" / "my-llama"
+    mine.mkdir()
+    (mine / "model.safetensors").write_text("precious")
+    alike = cache / "converted" / ("a" * 24)
+    alike.mkdir()
+    [entry] = find_entries()
+    assert remove_entry(entry)
+    assert remove_entry(entry)  # gone already
+    assert sorted(path.name for path in (cache / "converted").iterdir() if path.is_dir()) == sorted(
+        [mine.name, alike.name]
+    )
 
 
 def test_a_full_disk_is_said_before_anything_is_written(
