@@ -10,11 +10,11 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from threadpoolctl import threadpool_limits
 
@@ -88,6 +88,25 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+Caller: TypeAlias = Callable[..., Any]
+
+
+@contextmanager
+def called_apart(sides: Iterable[int]) -> Iterator[Caller]:
+    """``call(function, *arguments)`` in a process that can be killed, where that is called for.
+
+    That is, in a command, for decompositions that take long (``works_apart``); else in this one,
+    with one thread. What is given and returned has to be picklable. An error in the block, Ctrl-C
+    too, kills the process; its own death becomes InterruptedRunError.
+    """
+    if not works_apart(sides):
+        with one_thread():
+            yield lambda function, *arguments: function(*arguments)
+        return
+    with ProcessPool(JobContext(), 1) as pool:
+        yield pool.call
+
+
 class Serial:
     """All tasks in this process, one after the other."""
 
@@ -135,10 +154,16 @@ class ProcessPool:
         try:
             yield from self._in_flight(self._pool, tasks, self._most)
         except BrokenProcessPool:
-            raise InterruptedRunError(
-                "a worker died without a word, most often killed by the system for want of memory;"
-                " the same command continues the run, with --workers 1 in less memory"
-            ) from None
+            raise InterruptedRunError(_DIED) from None
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """One call of any function in a worker; waits for it."""
+        try:
+            with blocked_interrupt():
+                future = self._pool.submit(function, *arguments)
+            return future.result()
+        except BrokenProcessPool:
+            raise InterruptedRunError(_DIED) from None
 
     def __enter__(self) -> Self:
         return self
@@ -168,6 +193,10 @@ class ProcessPool:
                 yield future.result()
 
 
+_DIED = (
+    "a worker died without a word, most often killed by the system for want of memory; the same"
+    " command continues the run, with --workers 1 in less memory"
+)
 _worker_context: JobContext | None = None
 
 

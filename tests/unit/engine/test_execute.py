@@ -11,14 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from threadpoolctl import threadpool_info
 
 from timberkit.config import AnyVariant, Timber, TimberL
+from timberkit.engine import fork_server
 from timberkit.engine.execute import (
     ProcessPool,
     Serial,
+    called_apart,
     executor_for,
     one_thread,
 )
@@ -222,3 +225,39 @@ def test_usable_cores_are_those_of_this_process() -> None:
         assert usable_cores() == 1
     finally:
         os.sched_setaffinity(0, everywhere)
+
+
+def test_long_calls_of_a_command_are_made_in_a_process_that_ctrl_c_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with called_apart([4000]) as call:
+        assert call(os.getpid) == os.getpid()  # somebody's own program
+    monkeypatch.setattr(fork_server, "_is_command", True)
+    with called_apart([fork_server.LONG_SIDE - 1]) as call:
+        assert call(os.getpid) == os.getpid()  # takes a moment only
+    with called_apart([10, fork_server.LONG_SIDE]) as call:
+        child = call(os.getpid)
+        assert child != os.getpid()
+        assert call(pow, 2, 5) == 32
+        with pytest.raises(ZeroDivisionError):
+            call(divmod, 1, 0)
+    started = time.monotonic()
+    children: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        _stopped_in_the_middle(children)
+    [child] = children
+    assert time.monotonic() - started < 20
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    with pytest.raises(InterruptedRunError, match="a worker died"), called_apart([5000]) as call:
+        call(os._exit, 1)
+
+
+def _stopped_in_the_middle(children: list[int]) -> None:
+    with called_apart([5000]) as call:
+        children.append(call(os.getpid))
+        call(_interrupt_and_sleep, os.getpid())
+
+
+def _interrupt_and_sleep(parent: int) -> None:
+    os.kill(parent, signal.SIGINT)
+    time.sleep(60)

@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from timberkit.checkpoint.reader import TORCH_NAMES
 from timberkit.dtypes import Matrix, Raw, Working, narrow, widen
-from timberkit.engine.execute import one_thread
+from timberkit.engine.execute import called_apart
 from timberkit.engine.job import rows_of
 from timberkit.engine.tasks import RefineTask
 from timberkit.errors import CheckpointError, InterruptedRunError, SpectrumError
@@ -105,10 +105,10 @@ class Factors:
         Raises SpectrumError, naming the tensor, InterruptedRunError where the disk is full.
         """
         self._folder.mkdir(exist_ok=True)
-        with one_thread():
+        with called_apart(min(task.rows, task.columns) for task in self._tasks) as call:
             for done, task in enumerate(self._tasks, start=1):
                 if self._read(task) is None:
-                    self._make(task)
+                    call(self._make, task)
                 if on_done is not None:
                     on_done(done, len(self._tasks))
 
