@@ -70,8 +70,11 @@ def asked_cluster(nodes: int | None, cores: int | None, bandwidth: float | None)
     return None
 
 
-def show_cluster(console: Console, found: ClusterEstimate) -> None:
-    """Time, where it goes, what more machines would do, and the memory of each."""
+def show_cluster(console: Console, found: ClusterEstimate, *, assumed: bool) -> None:
+    """Time, where it goes, what more machines would do, and the memory of each.
+
+    ``assumed``: nobody said how fast the file system is.
+    """
     from timberkit.terminal import duration, size
 
     console.print(
@@ -88,3 +91,5 @@ def show_cluster(console: Console, found: ClusterEstimate) -> None:
         "file system": f"More than {found.useful_nodes} do not help: the file system is the limit.",
     }
     console.print(limits[found.limit])
+    if assumed:
+        console.print("How fast files are read and written is assumed; --bandwidth says it.")

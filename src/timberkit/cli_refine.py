@@ -281,8 +281,8 @@ def _show_plan(
     if not as_json:
         console = terminal.results(quiet=quiet)
         terminal.show_plan(console, planned, needs)
-        if cluster is not None:
-            show_cluster(console, cluster)
+        if machines is not None and cluster is not None:
+            show_cluster(console, cluster, assumed=machines.bandwidth is None)
         if shapes_from is not None:
             console.print(shapes_from)
         if opened is not None:
