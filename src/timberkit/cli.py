@@ -81,7 +81,6 @@ def _root(
     ] = False,
 ) -> None:
     """Refine an Instruct model with its Base."""
-    serve_command()
 
 
 def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -91,6 +90,7 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
 def main() -> None:
     """Run the command line and exit with the documented code."""
     signal.signal(signal.SIGTERM, _stop)
+    serve_command()
     try:
         app()
     except TimberkitError as error:

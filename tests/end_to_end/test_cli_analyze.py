@@ -287,7 +287,7 @@ def test_what_cannot_be_measured_is_refused(
 def test_missing_names_are_asked_for(commands: Any, checkpoints: Any, tmp_path: Path) -> None:
     done = commands.run("analyze", checkpoints.base, "-o", "out", cwd=tmp_path)
     assert done.exit_code == USAGE
-    assert "INSTRUCT not given; write: timberkit analyze BASE INSTRUCT -o OUT" in done.error
+    assert "INSTRUCT not given; write: timberkit analyze BASE INSTRUCT," in done.error
     done = commands.run("analyze", checkpoints.base, checkpoints.instruct, cwd=tmp_path)
     assert done.exit_code == USAGE
     assert "-o FOLDER" in done.error

@@ -143,7 +143,8 @@ def read_run(path: Path) -> RunFolder:
 
 def _remove_drafts(path: Path) -> None:
     """Files that a killed run left half written."""
-    for pattern in ("logs/*/.*.eval.part", ".*.part", "*.draft"):
+    # Of the logs whatever is hidden: inspect_ai has temporary names of its own as well.
+    for pattern in ("logs/*/.*", ".*.part", "*.draft"):
         for draft in path.glob(pattern):
             draft.unlink(missing_ok=True)
 
