@@ -295,7 +295,9 @@ def show_result(console: Console, result: RefineResult) -> None:
 
 def _kept(plan: RefinementPlan) -> str:
     """What becomes of the tensors that are not refined."""
-    if "not adapted" in plan.copy_reasons:
+    from timberkit.engine.adapter_plan import NOT_ADAPTED
+
+    if NOT_ADAPTED in plan.copy_reasons:
         return "not refined (Base's, with the adapter's delta where they have one)"
     return "copied from Instruct bit for bit"
 

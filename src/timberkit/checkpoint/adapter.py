@@ -85,6 +85,8 @@ class Adapter:
     weights: Checkpoint
     updates: Mapping[str, LowRankUpdate]
     whole: Mapping[str, str]
+    trained_on: str | None = None
+    """What it says that its Base is: a Hub id, or the name of a folder."""
 
     @property
     def changed(self) -> frozenset[str]:
@@ -116,14 +118,14 @@ def open_adapter(folder: Path, base: Checkpoint) -> Adapter:
         )
     weights = open_weights(folder)
     tensors = weights.tensors
-    factors, whole = _sorted_out(folder, tensors, base)
+    factors, whole = _sorted_out(weights, base)
     updates = {
         name: _update(folder, name, found, tensors, base, config) for name, found in factors.items()
     }
     _refuse_half_a_tie(folder, {*updates, *whole}, base)
     if not updates:
         raise CheckpointError(f"{folder}: {WEIGHTS} holds no lora_A and lora_B; no LoRA adapter")
-    return Adapter(folder, weights, updates, whole)
+    return Adapter(folder, weights, updates, whole, _trained_on(config))
 
 
 def open_weights(folder: Path) -> Checkpoint:
@@ -148,10 +150,8 @@ def name_base(folder: Path, base: ResolvedSource) -> None:
     write_file(path, json.dumps(config, indent=2, sort_keys=True).encode())
 
 
-def trained_on(adapter: Adapter) -> str | None:
-    """What the adapter's configuration names as its Base: a Hub id, or the last part of a path."""
-    path = contained(adapter.folder, CONFIG)
-    config = json_object(read_limited(path, LARGEST_CONFIG_BYTES), str(path))
+def _trained_on(config: Mapping[str, Any]) -> str | None:
+    """What a configuration names as the Base: a Hub id, or the last part of a path."""
     named = config.get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         return None
@@ -194,9 +194,10 @@ def _is_map(found: object) -> bool:
 
 
 def _sorted_out(
-    folder: Path, tensors: Mapping[str, TensorEntry], base: Checkpoint
+    weights: Checkpoint, base: Checkpoint
 ) -> tuple[dict[str, dict[str, tuple[str, bool]]], dict[str, str]]:
     """Factors and whole weights by the tensor of Base that they are for."""
+    folder, tensors = weights.folder, weights.tensors
     factors: dict[str, dict[str, tuple[str, bool]]] = {}
     whole: dict[str, str] = {}
     kept: dict[str, str] = {}
@@ -238,7 +239,6 @@ def _sorted_out(
                 f" Base {list(base.tensors[weight].shape)}, expected equal shapes; a vocabulary"
                 " that was grown: merge the adapter with peft first"
             )
-    weights = Checkpoint(folder, (read_shard(folder / WEIGHTS, WEIGHTS),), tensors, None, {})
     for weight, name in kept.items():
         if weight not in base.tensors or not _is_equal(weights, name, base, weight):
             raise PairMismatchError(

@@ -24,6 +24,7 @@ from timberkit.engine.plan import (
     copies_of,
     count_layers,
     part_of,
+    place_in,
     place_of,
     plan_refinement,
     refine_tasks_of,
@@ -79,7 +80,7 @@ def plan_adapter(base: Checkpoint, adapter: Adapter, recipe: RefineRecipe) -> Re
         CastTask(
             name=name,
             source=_whole(name, base, adapter),
-            target=Place(target.shard, target.start_byte, target.size_bytes, target.dtype),
+            target=place_in(target, target.shard),
             shape=base.tensors[name].shape,
         )
         for name in sorted(adapter.changed - refined)
@@ -126,7 +127,7 @@ def plan_factors(base: Checkpoint, adapter: Adapter, recipe: RefineRecipe) -> Re
         target: Place
         if tensor.name in adapter.whole:
             own = layout.tensors[adapter.whole[tensor.name]]
-            target = Place(own.shard, own.start_byte, own.size_bytes, own.dtype)
+            target = place_in(own, own.shard)
             written.add(own.name)
         else:
             update = adapter.updates[tensor.name]
@@ -137,8 +138,8 @@ def plan_factors(base: Checkpoint, adapter: Adapter, recipe: RefineRecipe) -> Re
                 added=whole.added
                 and replace(
                     whole.added,
-                    a=Place(a.shard, a.start_byte, a.size_bytes, a.dtype),
-                    b=Place(b.shard, b.start_byte, b.size_bytes, b.dtype),
+                    a=place_in(a, a.shard),
+                    b=place_in(b, b.shard),
                 ),
             )
             written |= {update.a, update.b}

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from timberkit.checkpoint.reader import TORCH_NAMES
 from timberkit.config import Source, at, variant_name
 from timberkit.engine.adapter_plan import plan_pair
 from timberkit.engine.plan import RefinementPlan
@@ -23,7 +24,6 @@ from timberkit.errors import UsageError
 from timberkit.spectral.filters import constant_gain
 
 _LAYER = re.compile(r"^(.*\.)(\d+)(\..*)$")
-_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 METHOD = "linear"
 
 
@@ -129,4 +129,4 @@ def _named(source: Source) -> str:
 def _stored(pair: OpenPair, plan: RefinementPlan) -> str:
     """The dtype that most refined weights of Instruct have."""
     stored = [pair.instruct.tensors[tensor.name].dtype for tensor in plan.refined]
-    return _DTYPES[max(set(stored), key=stored.count)]
+    return TORCH_NAMES[max(set(stored), key=stored.count)]

@@ -298,8 +298,8 @@ def copies_of(
     casts = [
         CastTask(
             name=cast.source.name,
-            source=_place(cast.source, str(instruct.shard(cast.source.shard).path)),
-            target=_place(cast.target, cast.target.shard),
+            source=place_in(cast.source, str(instruct.shard(cast.source.shard).path)),
+            target=place_in(cast.target, cast.target.shard),
         )
         for cast in cast_tensors(layout, instruct, written)
     ]
@@ -351,7 +351,7 @@ def _other_rows(
         return []
     path = str(instruct.shard(source.shard).path)
     rest = Matrix(None, None, kept // columns, columns, common * columns, kept, kept)
-    from_, to = part_of(_place(source, path), rest), part_of(_place(target, target.shard), rest)
+    from_, to = part_of(place_in(source, path), rest), part_of(place_in(target, target.shard), rest)
     if source.dtype != target.dtype:
         return [CastTask(tensor.name, from_, to)]
     return [CopyTask(path, from_.start_byte, target.shard, to.start_byte, to.size_bytes)]
@@ -390,7 +390,7 @@ def refine_tasks_of(
             columns=matrix.cols,
             base=base_place,
             instruct=part_of(instruct_place, matrix),
-            target=part_of(_place(target, target.shard), matrix),
+            target=part_of(place_in(target, target.shard), matrix),
             part=matrix.part,
         )
         for matrix, base_place in zip(split.matrices, base_places, strict=True)
@@ -400,10 +400,11 @@ def refine_tasks_of(
 def place_of(checkpoint: Checkpoint, name: str) -> Place:
     """Where a tensor of a checkpoint lies."""
     entry = checkpoint.tensors[name]
-    return _place(entry, str(checkpoint.shard(entry.shard).path))
+    return place_in(entry, str(checkpoint.shard(entry.shard).path))
 
 
-def _place(entry: TensorEntry, path: str) -> Place:
+def place_in(entry: TensorEntry, path: str) -> Place:
+    """Where a tensor lies in the file of that path."""
     return Place(path, entry.start_byte, entry.size_bytes, entry.dtype)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from timberkit.checkpoint.adapter import Adapter, is_adapter, open_adapter, trained_on
+from timberkit.checkpoint.adapter import Adapter, is_adapter, open_adapter
 from timberkit.checkpoint.conversion import Foreign, converted, planned
 from timberkit.checkpoint.dequantise import quantised_model
 from timberkit.checkpoint.index import open_checkpoint
@@ -159,7 +159,7 @@ def cautions(pair: OpenPair) -> tuple[str, ...]:
     """What a user should know of the sources: sentences, mostly none."""
     found = [rounding_caution(pair.conversions)]
     if pair.adapter is not None:
-        named, base = trained_on(pair.adapter), public_name(pair.base_source)
+        named, base = pair.adapter.trained_on, public_name(pair.base_source)
         if named is not None and _last(named) != _last(base):
             found.append(
                 f"The adapter says that it was trained on {named}, and BASE is {base}: make sure"

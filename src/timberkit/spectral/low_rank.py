@@ -22,7 +22,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from timberkit.config import AnyVariant, Noise, variant_name
-from timberkit.dtypes import Raw, widen
+from timberkit.dtypes import Raw, narrow, widen
 from timberkit.errors import SpectrumError
 from timberkit.records import ChangeRecord, MatrixRecord
 from timberkit.spectral.assemble import Sink, Written, rounded
@@ -58,6 +58,10 @@ class Factors:
         found = np.zeros(min(self.shape))
         found[: self.values.size] = self.values
         return found
+
+    def rows(self, rows: slice) -> NDArray[np.float64]:
+        """A block of rows of the delta, (rows, n)."""
+        return np.asarray((self.left[rows] * self.values) @ self.right)
 
     def scaled(self, factors: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
         """(m, k) and (k, n) whose product is the delta with its directions times ``factors``."""
@@ -96,8 +100,7 @@ class Sum:
 
     def __getitem__(self, rows: slice) -> Raw:
         first = widen(self.base[rows], self.base.dtype, np.float64)
-        left, right = self.delta.scaled(np.ones(self.delta.values.size))
-        return first + left[rows] @ right
+        return first + self.delta.rows(rows)
 
 
 def refine_factors(
@@ -189,13 +192,12 @@ class _Spectral:
         spectrum = Spectrum.exact(self._delta.singular_values, self._delta.shape)
         found = {i: gains(self._variants[i], spectrum) for i in places}
         factors = {i: self._delta.scaled(found[i].values) for i in places}
-        whole = self._delta.scaled(np.ones(self._delta.values.size))
         written = {i: Written() for i in places}
         for rows in row_blocks(self._base.shape):
             first = widen(self._base[rows], self._base.dtype, np.float64)
-            instruct = first + whole[0][rows] @ whole[1]
+            instruct = first + self._delta.rows(rows)
             self.instruct_norm = math.hypot(self.instruct_norm, norm(instruct))
-            seen = widen(_narrowed(instruct, self._dtype), self._dtype, np.float64)
+            seen = widen(narrow(instruct, self._dtype), self._dtype, np.float64)
             for i in places:
                 if isinstance(self._variants[i], Noise):
                     continue
@@ -207,7 +209,6 @@ class _Spectral:
         return {i: self._change(i, found[i], spectrum, written[i]) for i in places}
 
     def _add_noise(self, found: dict[int, Gains], written: dict[int, Written]) -> None:
-        whole = self._delta.scaled(np.ones(self._delta.values.size))
         for i, gain in found.items():
             variant = self._variants[i]
             if not isinstance(variant, Noise):
@@ -216,8 +217,8 @@ class _Spectral:
             share = gain.noise / noise.norm() if gain.noise else 0.0
             for rows, drawn in noise.blocks():
                 first = widen(self._base[rows], self._base.dtype, np.float64)
-                instruct = first + whole[0][rows] @ whole[1]
-                seen = widen(_narrowed(instruct, self._dtype), self._dtype, np.float64)
+                instruct = first + self._delta.rows(rows)
+                seen = widen(narrow(instruct, self._dtype), self._dtype, np.float64)
                 value = instruct + drawn * share
                 self._sinks[i][rows] = rounded(value, seen, written[i], self._dtype)
 
@@ -231,11 +232,3 @@ class _Spectral:
             rounding=done.rounding / correction if correction else None,
             changed=done.changed / (self._base.shape[0] * self._base.shape[1]),
         )
-
-
-def _narrowed(values: NDArray[np.float64], dtype: str) -> Raw:
-    """The sum as it would be stored; overflow is named where a result is rounded."""
-    from timberkit.dtypes import narrow
-
-    with np.errstate(over="ignore", invalid="ignore"):
-        return narrow(values, dtype)
