@@ -87,7 +87,7 @@ class QuantisedModel:
     def shards(self) -> Iterator[ForeignShard]:
         """One for each shard that holds more than scales; codes become BF16, all else is copied."""
         made = {parts[0]: name for name, parts in self.parts.items()}
-        passed_over = {part for parts in self.parts.values() for part in parts} | {*self.left_out()}
+        passed_over = self.used
         for shard in self.checkpoint.shards:
             tensors: dict[str, Lazy] = {}
             for entry in shard.tensors:
@@ -102,9 +102,17 @@ class QuantisedModel:
 
     def left_out(self) -> tuple[str, ...]:
         """Scales of activations and caches."""
-        used = {part for parts in self.parts.values() for part in parts}
-        names = (name for name in self.checkpoint.tensors if name not in used)
+        names = self.checkpoint.tensors.keys() - self._made_of
         return tuple(sorted(name for name in names if _NO_WEIGHT.search(name)))
+
+    @property
+    def used(self) -> frozenset[str]:
+        """Tensors that are not in the result under their own name: parts of weights, left out."""
+        return self._made_of | {*self.left_out()}
+
+    @property
+    def _made_of(self) -> frozenset[str]:
+        return frozenset(part for parts in self.parts.values() for part in parts)
 
     def _load(self, name: str) -> torch.Tensor:
         import torch
@@ -273,7 +281,7 @@ def _shape(checkpoint: Checkpoint, codes: str) -> tuple[int, ...]:
 
 def _refuse_leftovers(model: QuantisedModel) -> None:
     """Raise CheckpointError where the result would still hold codes or scales."""
-    used = {part for parts in model.parts.values() for part in parts} | {*model.left_out()}
+    used = model.used
     rest = (entry for name, entry in model.checkpoint.tensors.items() if name not in used)
     for entry in rest:
         alone = Checkpoint(model.folder, (), {entry.name: entry}, None, {})

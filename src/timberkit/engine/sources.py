@@ -126,8 +126,8 @@ def open_model(source: ResolvedSource, opening: Opening = PLAIN) -> tuple[Checkp
     Raises as ``open_checkpoint``, ``pickle_files`` and ``converted``.
     """
     foreign = _foreign(source.folder, opening)
-    if foreign is None:
-        return open_checkpoint(source.folder), None
+    if isinstance(foreign, Checkpoint):
+        return foreign, None
     if not opening.write:
         return planned(foreign), foreign.kind
 
@@ -172,12 +172,14 @@ def _last(name: str) -> str:
     return name.rpartition("/")[2].lower()
 
 
-def _foreign(folder: Path, opening: Opening) -> Foreign | None:
-    """What has to be converted, if anything."""
-    if not any(folder.glob("*.safetensors")):
-        files = pickle_files(folder) if opening.allow_pickle else ()
-        return PickledModel(folder, files) if files else None
-    return quantised_model(open_checkpoint(folder)) if opening.dequantise else None
+def _foreign(folder: Path, opening: Opening) -> Foreign | Checkpoint:
+    """What has to be converted; the opened checkpoint where nothing has to."""
+    if opening.allow_pickle and not any(folder.glob("*.safetensors")):
+        files = pickle_files(folder)
+        if files:
+            return PickledModel(folder, files)
+    checkpoint = open_checkpoint(folder)
+    return (quantised_model(checkpoint) if opening.dequantise else None) or checkpoint
 
 
 def pin(source: Source, resolved: ResolvedSource) -> Source:
