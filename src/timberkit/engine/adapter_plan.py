@@ -171,9 +171,7 @@ def _selected(
         tensor
         if tensor.action == "copy" or tensor.name in adapter.changed
         else replace(tensor, action="copy", reason=NOT_ADAPTED, parts=(), whole_because="")
-        for tensor in select_tensors(
-            base.tensors, base.tensors, selection, base.config, base.config
-        )
+        for tensor in select_tensors(base.tensors, base.tensors, selection, base.config)
     )
     if not any(tensor.action == "refine" for tensor in tensors):
         adapted = ", ".join(sorted(adapter.changed)[:3])

@@ -191,12 +191,13 @@ def select_tensors(
     instruct: Mapping[str, TensorEntry],
     selection: Selection,
     config: Mapping[str, Any] = NO_CONFIG,
-    base_config: Mapping[str, Any] = NO_CONFIG,
+    elsewhere: OtherLayout | None = None,
 ) -> tuple[PlannedTensor, ...]:
     """Decide for every tensor of Instruct whether it is refined, and if not, why.
 
-    ``config`` and ``base_config`` are the two config.json, which say how fused weights are stored.
-    A weight that Base holds in another layout (``logical``) is paired with its matrices there.
+    ``config`` is Instruct's config.json, which says how its fused weights are stored. A weight that
+    Base holds in another layout is paired with its matrices ``elsewhere``; without it by names that
+    need no config.json.
 
     Of an embedding or head with another vocabulary in Base the common rows are refined: padding and
     tokens that Instruct added stand at the end.
@@ -207,7 +208,8 @@ def select_tensors(
     selection fits no tensor at all.
     """
     planned, misfits, unpaired = [], [], []
-    elsewhere = OtherLayout(base, instruct, selection, base_config)
+    if elsewhere is None:
+        elsewhere = OtherLayout(base, instruct, selection, NO_CONFIG)
     for name, entry in instruct.items():
         role = classify(name, entry.shape)
         selected, reason = is_selected(role, selection, name, entry.shape)
@@ -249,12 +251,12 @@ def plan_refinement(base: Checkpoint, instruct: Checkpoint, recipe: RefineRecipe
     for checkpoint, which in ((base, "Base"), (instruct, "Instruct")):
         refuse_quantised(checkpoint, which)
     compare_configs(base.config, instruct.config)
+    elsewhere = OtherLayout(base.tensors, instruct.tensors, recipe.selection, base.config)
     tensors = select_tensors(
-        base.tensors, instruct.tensors, recipe.selection, instruct.config, base.config
+        base.tensors, instruct.tensors, recipe.selection, instruct.config, elsewhere
     )
     dtype = None if recipe.dtype is None else SAFETENSORS_DTYPE[recipe.dtype]
     layout = plan_output(instruct, dtype)
-    elsewhere = OtherLayout(base.tensors, instruct.tensors, recipe.selection, base.config)
     refine_tasks = [
         task
         for tensor in tensors
